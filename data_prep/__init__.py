@@ -1,0 +1,1 @@
+"""Raw corpora to Megatron indexed datasets. Knows documents and tokens, nothing of models."""

@@ -1,0 +1,17 @@
+"""The errors a user is meant to read: one message, the place at fault, the way out."""
+
+
+class RetrievaError(Exception):
+    """Something the user can mend. The command line prints it without a traceback and exits with 1."""
+
+
+class RecipeError(RetrievaError):
+    """A recipe (or another YAML file) that cannot be used; the message names file and line."""
+
+
+class CorpusError(RetrievaError):
+    """A corpus on disk that does not fit the recipe, its manifest or its tokenizer."""
+
+
+class CheckpointError(RetrievaError):
+    """A checkpoint that is damaged or belongs to another recipe."""
