@@ -1,0 +1,132 @@
+"""What a corpus is: written last, so that `NAME.manifest.json` marks a complete corpus.
+
+It records what went in (source files, tokenizer, parameters), what came out (checksums, counts) and
+what was dropped and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data_prep.errors import DataPrepError
+from data_prep.whole_files import write_whole
+
+FORMAT_VERSION: Literal[1] = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceFile(_Part):
+    """One raw file that was read."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class TokenizerRecord(_Part):
+    """The tokenizer; the sentencepiece version counts because exact score ties differ between versions."""
+
+    model: str
+    sha256: str
+    sentencepiece_version: str
+    vocab_size: int
+
+
+class EndOfDocument(_Part):
+    """The piece that ends each document."""
+
+    piece: str
+    id: int
+
+
+class Counts(_Part):
+    """Documents and tokens written, UTF-8 bytes of their text, and what was dropped or mended, by reason."""
+
+    documents: int
+    tokens: int
+    text_bytes: int
+    dropped: dict[str, int] = Field(default_factory=dict)
+    repaired: dict[str, int] = Field(default_factory=dict)
+
+
+class Output(_Part):
+    """Checksum and size of a written file."""
+
+    sha256: str
+    bytes: int
+
+
+class Outputs(_Part):
+    """The two files of the indexed dataset."""
+
+    bin: Output
+    idx: Output
+
+
+class Manifest(_Part):
+    """The record of one corpus. `parameters` is the resolved corpus configuration."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    source: str
+    files: list[SourceFile]
+    tokenizer: TokenizerRecord
+    append_eod: bool
+    eod: EndOfDocument | None
+    counts: Counts
+    parameters: dict[str, Any]
+    outputs: Outputs
+    dtype: str
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over what decides the training data: both files and the tokenizer, not their paths."""
+        parts = [self.outputs.bin.sha256, self.outputs.idx.sha256, self.tokenizer.sha256]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @staticmethod
+    def path(prefix: Path) -> Path:
+        """`PREFIX.manifest.json`."""
+        return prefix.with_name(prefix.name + ".manifest.json")
+
+    @classmethod
+    def load(cls, prefix: Path) -> Manifest:
+        """Read the manifest of a corpus.
+
+        Raises `DataPrepError` when it is missing, damaged or of another format version.
+        """
+        path = cls.path(Path(prefix))
+        try:
+            content = json.loads(path.read_bytes())
+        except OSError as error:
+            raise DataPrepError(
+                f"{path}: the manifest cannot be read ({error.strerror or error}). A corpus is complete only "
+                "with its manifest: check the prefix, or build the corpus with `retrieva data build`."
+            ) from None
+        except ValueError:
+            raise DataPrepError(f"{path}: not valid JSON. Build the corpus again.") from None
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
+            raise DataPrepError(
+                f"{path}: manifest format {version!r}, and this version reads {FORMAT_VERSION}. "
+                "Build the corpus again, or use the version of retrieva that built it."
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise DataPrepError(f"{path}: {field}: {first['msg']}. Build the corpus again.") from None
+
+    def save(self, prefix: Path) -> None:
+        """Write the manifest; call it after .bin and .idx have their final names."""
+        text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, indent=2)
+        write_whole(self.path(Path(prefix)), (text + "\n").encode())
