@@ -1,0 +1,75 @@
+# Everything a newcomer runs. `make demo` and `make test` set up what they need by themselves.
+#
+#   make demo                      the main job in small, on any machine
+#   make test                      the tests (under ten minutes on two cores)
+#   make test-all                  the slow ones too, and the newest megatron-core
+#   make format lint typecheck     what CI asks of a change
+#
+# PYTHON=python3.12 chooses the interpreter. PyPI's torch for Linux is the CUDA build, several GB;
+# TORCH_INDEX_URL=<the CPU index named on PyTorch's installation page> takes the small one instead.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: demo setup test test-all test-slow test-latest format lint typecheck clean help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS := constraints/python$(PYTHON_VERSION).txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+WORKERS ?= 2
+
+# The newest megatron-core needs Python 3.12 or later; where none is found, test-latest says so and passes.
+PYTHON_LATEST ?= $(shell command -v python3.12 || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python3.12 2>/dev/null | tail -n 1)
+
+help:
+	@sed -n '3,6p' Makefile
+
+setup: $(VENV)/.installed
+
+# The CPU index is asked for torch alone, so that every other package comes from where it always comes from.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	@echo "Setting up $(VENV) with Python $(PYTHON_VERSION) (torch first; PyPI's CUDA build is several GB)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24'
+	$(PIP_INSTALL) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(CONSTRAINTS):
+	@echo "Python $(PYTHON_VERSION) has no $(CONSTRAINTS): 3.10 to 3.13 are supported; try make PYTHON=python3.11" >&2
+	@exit 1
+
+demo: setup
+	$(BIN)/retrieva demo
+
+test: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+test-all: test-slow test-latest
+
+test-latest:
+ifeq ($(PYTHON_LATEST),)
+	@echo "No Python 3.12 was found; the newest megatron-core was not tested."
+else
+	$(MAKE) setup PYTHON=$(PYTHON_LATEST) VENV=.venv-latest
+	.venv-latest/bin/python -m pytest -m engine
+endif
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+typecheck: setup
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .venv-latest build dist demo .pytest_cache .mypy_cache .ruff_cache

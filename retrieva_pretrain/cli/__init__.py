@@ -1,0 +1,67 @@
+"""The `retrieva` command. Each sub-command parses its arguments and calls one function.
+
+Exit codes: 0 done, 1 refused or failed with one message, 2 wrong usage. Heavy imports stay inside the
+sub-commands, so that `retrieva --help` and `retrieva plan` never load torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from data_prep.errors import DataPrepError
+from retrieva_pretrain import __version__
+from retrieva_pretrain.cli.data import app as data_app
+from retrieva_pretrain.cli.demo import demo
+from retrieva_pretrain.cli.plan import plan
+from retrieva_pretrain.cli.train import train
+from retrieva_pretrain.errors import RetrievaError
+
+app = typer.Typer(
+    name="retrieva",
+    help="Pretrain a Japanese encoder on Megatron: raw corpora, a staged curriculum, a checkpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(data_app, name="data")
+app.command("plan")(plan)
+app.command("train")(train)
+app.command("demo")(demo)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"retrieva {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["RETRIEVA_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend end in one message and exit code 1."""
+    try:
+        app(prog_name="retrieva")
+    except (RetrievaError, DataPrepError) as error:
+        if os.environ.get("RETRIEVA_DEBUG"):
+            raise
+        # Under torchrun every process finds the same fault; the first of each node says so.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            typer.echo(f"retrieva: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("retrieva: interrupted", err=True)
+        sys.exit(130)

@@ -1,0 +1,65 @@
+"""The processes of one machine under torchrun."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+
+def torchrun_command(recipe: Path, overrides: Sequence[str] = (), *, processes: int) -> list[str]:
+    """Return the command that trains a recipe with so many processes on this machine."""
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes}",
+        "--master-addr=127.0.0.1",
+        f"--master-port={_free_port()}",
+        "-m",
+        "retrieva_pretrain",
+        "train",
+        str(recipe),
+        *overrides,
+    ]
+
+
+def start(command: Sequence[str], *, output: Path | None = None, threads: int = 1) -> subprocess.Popen[bytes]:
+    """Start a command with so many CPU threads a process; its output goes to a file where one is given."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    if output is None:
+        return subprocess.Popen(list(command), env=environment)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("ab") as stream:
+        return subprocess.Popen(list(command), env=environment, stdout=stream, stderr=subprocess.STDOUT)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and everything it started, at once (SIGKILL), and wait until all are gone.
+
+    torchrun puts every worker into a session of its own, so that a signal to its group does not reach them.
+    """
+    try:
+        root = psutil.Process(process.pid)
+        family = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        process.wait()
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=30)
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

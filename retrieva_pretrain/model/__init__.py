@@ -1,0 +1,1 @@
+"""From a recipe to megatron-core's BERT with its masked-LM head."""

@@ -1,0 +1,108 @@
+"""Recipe -> the model of this process, wrapped for its precision and its data-parallel group."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+with warnings.catch_warnings():
+    # megatron-core warns at import for every optional package it does not find (Transformer Engine, Apex);
+    # which of them a run uses is said once in its own log.
+    warnings.simplefilter("ignore")
+    from megatron.core import parallel_state
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+    from megatron.core.distributed.finalize_model_grads import finalize_model_grads
+    from megatron.core.models.bert.bert_layer_specs import bert_layer_local_spec
+    from megatron.core.transformer.module import Float16Module
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+from retrieva_pretrain import platform
+from retrieva_pretrain.model.masked_lm import MaskedLanguageModel
+from retrieva_pretrain.recipe.schema import Recipe
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
+    """Translate a recipe into megatron-core's configuration.
+
+    Pre-norm, SwiGLU (a gated linear unit with SiLU) and biases are what the model is. `calculate_per_token_loss`
+    makes Megatron divide the gradient's sum by the scored tokens of the global batch rather than average over
+    micro-batches. `changes` override single fields (tests build on the meta device with them).
+    """
+    dtype = DTYPES[recipe.precision]
+    fields: dict[str, Any] = {
+        "num_layers": recipe.model.num_layers,
+        "hidden_size": recipe.model.hidden_size,
+        "ffn_hidden_size": recipe.model.ffn_hidden_size,
+        "num_attention_heads": recipe.model.num_attention_heads,
+        "num_query_groups": recipe.model.num_query_groups,
+        "layernorm_epsilon": recipe.model.layernorm_epsilon,
+        "hidden_dropout": recipe.model.hidden_dropout,
+        "attention_dropout": recipe.model.attention_dropout,
+        "init_method_std": recipe.model.init_method_std,
+        "normalization": "LayerNorm",
+        "activation_func": torch.nn.functional.silu,
+        "gated_linear_unit": True,
+        "add_bias_linear": True,
+        "bf16": recipe.precision == "bf16",
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "tensor_model_parallel_size": recipe.parallelism.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": recipe.parallelism.pipeline_model_parallel_size,
+        "deterministic_mode": recipe.deterministic,
+        "calculate_per_token_loss": True,
+        # The CPU draws the same full weight for every tensor-parallel size and slices it.
+        "use_cpu_initialization": True,
+        # Megatron's Adam keeps fp32 master weights; attention scores are normalised in fp32.
+        "attention_softmax_in_fp32": True,
+    }
+    return TransformerConfig(**{**fields, **platform.current().transformer_config(), **changes})
+
+
+def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> MaskedLanguageModel:
+    """Build this process's part of the model, unwrapped, with weights drawn from the recipe's seed.
+
+    Args:
+        recipe: the resolved recipe.
+        padded_vocab_size: rows of the embedding, a multiple of the tensor-parallel size.
+        changes: overrides of `TransformerConfig` fields.
+    """
+    # All ranks draw alike: data-parallel replicas must start equal, tensor-parallel ranks slice one weight.
+    torch.manual_seed(recipe.seed)
+    return MaskedLanguageModel(
+        config=transformer_config(recipe, **changes),
+        num_tokentypes=0,
+        transformer_layer_spec=bert_layer_local_spec,
+        vocab_size=padded_vocab_size,
+        max_sequence_length=recipe.model.max_position_embeddings,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        parallel_output=True,
+        share_embeddings_and_output_weights=recipe.model.share_embeddings_and_output_weights,
+        add_binary_head=False,
+    )
+
+
+def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataParallel:
+    """Wrap a model for bf16 where the recipe asks for it, and for data parallelism. Gradients reduce in fp32."""
+    module: torch.nn.Module = model.to(platform.current().device())
+    if recipe.precision == "bf16":
+        module = Float16Module(model.config, module)
+    wrapped = DistributedDataParallel(
+        model.config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=recipe.parallelism.use_distributed_optimizer,
+            overlap_grad_reduce=False,
+            # A non-finite loss is found by the loop, from the global figures and on all ranks alike.
+            check_for_nan_in_grad=False,
+        ),
+        module,
+    )
+    wrapped.broadcast_params()
+    model.config.finalize_model_grads_func = finalize_model_grads
+    model.config.no_sync_func = wrapped.no_sync
+    return wrapped

@@ -1,0 +1,83 @@
+"""The model: megatron-core's `BertModel`, with a forward that leaves out what masked-LM training never needs.
+
+`BertModel.forward` (megatron-core 0.16.1 to 0.19.2) fixes the positions to 0..s-1, always builds an
+attention mask, and runs the head over every position. Windows of text have no padding, and a loss stands on
+some 15 % of the positions only, so the one method overridden here takes the positions that are scored and
+runs head and loss on those. Parameters, their names and the checkpoint are upstream's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.bert.bert_model import BertModel
+from torch import Tensor
+
+
+class MaskedLanguageModel(BertModel):  # type: ignore[misc]
+    """BERT with the masked-LM head: no next-sentence head, no token types."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        scored_positions: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_unused: Any,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Run the model.
+
+        Args:
+            input_ids: [b, s] token ids.
+            position_ids: [b, s]; 0..s-1 where None.
+            attention_mask: bool, True where attention is NOT allowed, in the shape that the layer spec takes
+                ([b, 1, s, s] for the local one); None where every position attends to every other.
+            scored_positions: [b, m] positions to run the head on; every position where None.
+            labels: [b, m] ids of the true tokens (m = s without `scored_positions`).
+
+        Returns:
+            Before the last pipeline stage: hidden states [s, b, h].
+            On the last, with labels: the loss of each scored position and whether its most probable token
+            is the label, both float [b, m].
+            On the last, without labels: logits [b, m, padded vocabulary / tensor-parallel size].
+        """
+        encoder_input = None
+        if self.pre_process:
+            if position_ids is None:
+                position_ids = self.bert_position_ids(input_ids)
+            encoder_input = self.embedding(input_ids=input_ids, position_ids=position_ids)
+        hidden_states = self.encoder(hidden_states=encoder_input, attention_mask=attention_mask)
+        if not self.post_process:
+            return hidden_states
+
+        if scored_positions is not None:
+            hidden_states = _gather_positions(hidden_states, scored_positions)
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        logits, _ = self.output_layer(self.lm_head(hidden_states), weight=weight)
+        if labels is None:
+            return logits.transpose(0, 1).contiguous()
+        correct = _is_most_probable(logits.detach(), labels)
+        return self.compute_language_model_loss(labels, logits), correct
+
+
+def _gather_positions(hidden_states: Tensor, positions: Tensor) -> Tensor:
+    """[s, b, h] and [b, m] -> [m, b, h]."""
+    index = positions.transpose(0, 1).unsqueeze(-1).expand(-1, -1, hidden_states.size(-1))
+    return torch.gather(hidden_states, 0, index)
+
+
+@torch.no_grad()
+def _is_most_probable(logits: Tensor, labels: Tensor) -> Tensor:
+    """[m, b, v / tp] and [b, m] -> [b, m]: 1.0 where the label has the largest logit of the whole vocabulary."""
+    partition = logits.size(-1)
+    best, index = logits.float().max(dim=-1)  # [m, b]
+    index = index + partition * parallel_state.get_tensor_model_parallel_rank()
+    if parallel_state.get_tensor_model_parallel_world_size() > 1:
+        both = torch.stack([best, index.to(best.dtype)], dim=-1).unsqueeze(-2)  # [m, b, 1, 2]
+        both = tensor_parallel.gather_from_tensor_model_parallel_region(both.transpose(-1, -2).contiguous())
+        winner = both[..., 0, :].argmax(dim=-1, keepdim=True)  # [m, b, 1]
+        index = both[..., 1, :].gather(-1, winner).squeeze(-1).long()
+    return (index.transpose(0, 1) == labels).float()

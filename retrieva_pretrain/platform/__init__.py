@@ -1,0 +1,49 @@
+"""The one place that knows whether a run is on CUDA devices or on the host's CPU.
+
+Everything else asks `current()` and gets the same interface on both, so that what runs on a laptop is what
+runs on the cluster.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+
+
+class Platform(Protocol):
+    """What training needs to know of the machine under it."""
+
+    name: str
+    """`cuda` or `cpu`."""
+
+    distributed_backend: str
+    """The backend of `torch.distributed`: `nccl` or `gloo`."""
+
+    def prepare(self, local_rank: int) -> None:
+        """Claim this process's device. Must run before any megatron-core object is built."""
+
+    def device(self) -> torch.device:
+        """The device on which this process keeps its model and batches."""
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Return the fields of megatron-core's `TransformerConfig` that depend on the machine."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished what it was given, so that a clock can be read."""
+
+    def memory_allocated(self) -> int:
+        """Peak bytes held by this process: device memory on CUDA, resident memory on the host."""
+
+
+@cache
+def current() -> Platform:
+    """Return the platform of this process: CUDA where a device is visible, the host otherwise."""
+    if torch.cuda.is_available():
+        from retrieva_pretrain.platform.cuda import CudaPlatform
+
+        return CudaPlatform()
+    from retrieva_pretrain.platform.host import HostPlatform
+
+    return HostPlatform()

@@ -1,0 +1,37 @@
+"""A run on CUDA devices, one process a device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+
+
+class CudaPlatform:
+    """CUDA under NCCL."""
+
+    name = "cuda"
+    distributed_backend = "nccl"
+
+    def prepare(self, local_rank: int) -> None:
+        """Bind this process to the device of its local rank."""
+        torch.cuda.set_device(local_rank)
+        use_adam_with_fused_state_layout()
+
+    def device(self) -> torch.device:
+        """Return the bound device."""
+        return torch.device("cuda", torch.cuda.current_device())
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Leave megatron-core's fusions to what it finds installed."""
+        return {}
+
+    def synchronize(self) -> None:
+        """Wait for the device's queue."""
+        torch.cuda.synchronize()
+
+    def memory_allocated(self) -> int:
+        """Return the peak bytes of the caching allocator."""
+        return torch.cuda.max_memory_allocated()

@@ -1,0 +1,123 @@
+"""A run on the host's CPU: megatron-core's own classes, with its CUDA assumptions answered.
+
+megatron-core asks for `device="cuda"`, compares `tensor.type()` with `torch.cuda.FloatTensor`, keeps random
+states of a CUDA generator and waits on CUDA streams. Each question is answered here, once, for the life of
+the process; nothing outside this package knows. Seen with megatron-core 0.16.1 and 0.19.2.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+
+_HOST = torch.device("cpu")
+
+
+class HostPlatform:
+    """The CPU under gloo."""
+
+    name = "cpu"
+    distributed_backend = "gloo"
+
+    def prepare(self, local_rank: int) -> None:
+        """Answer megatron-core's CUDA assumptions for the rest of this process's life."""
+        _answer_for_cuda()
+        use_adam_with_fused_state_layout()
+
+    def device(self) -> torch.device:
+        """Return the CPU."""
+        return _HOST
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Switch off the fused kernels, which exist for CUDA only."""
+        return {
+            "bias_activation_fusion": False,
+            "bias_dropout_fusion": False,
+            "masked_softmax_fusion": False,
+            "persist_layer_norm": False,
+            "gradient_accumulation_fusion": False,
+        }
+
+    def synchronize(self) -> None:
+        """Return at once: the CPU has no queue."""
+
+    def memory_allocated(self) -> int:
+        """Return the peak resident bytes of this process."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _names_cuda(device: Any) -> bool:
+    if isinstance(device, torch.device):
+        return device.type == "cuda"
+    return isinstance(device, str) and device.startswith("cuda")
+
+
+class _CudaMeansHost(TorchFunctionMode):
+    """Reads `cuda` as the CPU in every torch call, and spells tensor types the way CUDA does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if _names_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": _HOST}
+        if func is torch.Tensor.to:
+            args = tuple(_HOST if _names_cuda(a) else a for a in args)
+        elif func is torch.Tensor.cuda:
+            return args[0]
+        elif func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            # The optimizer, clip_grads and distrib_optimizer compare with these names.
+            return str(func(*args)).replace("torch.", "torch.cuda.", 1)
+        return func(*args, **kwargs)
+
+
+class _IdleStream:
+    """Stands where a CUDA stream is asked for: on the CPU there is nothing to wait for."""
+
+    def wait_stream(self, stream: object) -> None:
+        pass
+
+    def wait_event(self, event: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+_active: list[_CudaMeansHost] = []
+
+
+def _answer_for_cuda() -> None:
+    """Install the answers. Calling it again does nothing."""
+    if _active:
+        return
+    cuda: Any = torch.cuda
+    stream = _IdleStream()
+    cuda.current_device = lambda: _HOST
+    cuda.synchronize = lambda device=None: None
+    cuda.current_stream = lambda device=None: stream
+    cuda.default_stream = lambda device=None: stream
+    cuda.get_rng_state = lambda device=None: torch.get_rng_state()
+    cuda.manual_seed = lambda seed: torch.random.default_generator.manual_seed(seed)
+
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    tracker_module: Any = megatron_random
+    tracker_module._get_cuda_rng_state = lambda device=-1, clone=False, graph_safe=False: (
+        torch.get_rng_state()
+    )
+    tracker_module._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(
+        new_state
+    )
+    # The tracker warns when the CPU generator moves inside a fork; here it is the tracked generator itself.
+    logging.getLogger(megatron_random.__name__).addFilter(
+        lambda record: "CPU RNG state changed" not in record.getMessage()
+    )
+
+    mode = _CudaMeansHost()
+    mode.__enter__()
+    _active.append(mode)

@@ -1,0 +1,108 @@
+"""The processes of a run: joining them, and the sums they share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from retrieva_pretrain import platform
+from retrieva_pretrain.curriculum.hashing import key_of
+from retrieva_pretrain.recipe.schema import Recipe
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands among the others."""
+
+    rank: int
+    world_size: int
+    data_parallel_rank: int
+    data_parallel_size: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes what is written once."""
+        return self.rank == 0
+
+
+def world_size_from_environment() -> int:
+    """Return the number of processes torchrun started, or 1 where it did not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def initialize(recipe: Recipe) -> Ranks:
+    """Join the processes of the run and divide them into Megatron's groups.
+
+    Under torchrun its environment is used; started plainly, the process is a run of one.
+    """
+    machine = platform.current()
+    machine.prepare(int(os.environ.get("LOCAL_RANK", "0")))
+    alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    dist.init_process_group(machine.distributed_backend, timeout=TIMEOUT, **alone)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,
+        pipeline_model_parallel_size=recipe.parallelism.pipeline_model_parallel_size,
+    )
+    model_parallel_cuda_manual_seed(recipe.seed)
+    return Ranks(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        data_parallel_rank=parallel_state.get_data_parallel_rank(),
+        data_parallel_size=parallel_state.get_data_parallel_world_size(),
+    )
+
+
+def shut_down() -> None:
+    """Leave the process group; does nothing where none was joined."""
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def seed_random_streams(seed: int, step: int, first_sample: int) -> None:
+    """Seed every random stream for one micro-batch, from its place in the run alone.
+
+    The pipeline rank is part of the key; megatron-core adds the tensor rank inside the model-parallel region.
+    Random states are therefore never checkpointed.
+    """
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    # Two bits are left free: megatron-core adds its own offsets to the seed.
+    key = int(key_of(seed, "dropout", step, first_sample, stage)) & ((1 << 62) - 1)
+    torch.manual_seed(key)
+    model_parallel_cuda_manual_seed(key)
+
+
+def sum_over_processes(values: list[float]) -> list[float]:
+    """Add up one list of numbers over all processes, in double precision; all get the sums."""
+    tensor = torch.tensor(values, dtype=torch.float64, device=platform.current().device())
+    dist.all_reduce(tensor)
+    return [float(v) for v in tensor.tolist()]
+
+
+def counts_in_sums() -> bool:
+    """Whether this process's figures enter sums over all processes: once per data-parallel rank.
+
+    Only the last pipeline stage knows the loss, and its tensor-parallel ranks all know the same one.
+    """
+    return bool(
+        parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
+    )
+
+
+T = TypeVar("T")
+
+
+def from_first(value: T) -> T:
+    """Return the first process's value on all of them, so that they decide alike."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=platform.current().device())
+    return box[0]

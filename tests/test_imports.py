@@ -1,0 +1,95 @@
+"""Which package may import which, and which must never load torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ENGINE = {"torch", "megatron"}
+SCHEDULERS = {"retrieva_pretrain.launch"}
+# A package, and what nothing in it may import, at the top of a file or inside a function.
+FORBIDDEN = {
+    "data_prep": {"retrieva_pretrain"} | ENGINE,
+    "retrieva_pretrain/recipe": ENGINE
+    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "launch", "cli", "report")},
+    "retrieva_pretrain/curriculum": ENGINE
+    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "launch", "cli", "report")},
+    "retrieva_pretrain/planning": ENGINE
+    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "launch", "cli", "report")},
+    "retrieva_pretrain/data": {f"retrieva_pretrain.{p}" for p in ("training", "model", "launch", "cli", "report")},
+    "retrieva_pretrain/model": {f"retrieva_pretrain.{p}" for p in ("training", "launch", "cli", "report", "data")},
+    "retrieva_pretrain/platform": {
+        f"retrieva_pretrain.{p}" for p in ("training", "model", "launch", "cli", "report", "data", "recipe")
+    },
+    "retrieva_pretrain/training": SCHEDULERS | {"retrieva_pretrain.cli", "retrieva_pretrain.report"},
+    "retrieva_pretrain/launch": ENGINE
+    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "cli")},
+    "retrieva_pretrain/report": ENGINE | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "cli")},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_import_goes_against_the_arrows_of_the_design(package: str) -> None:
+    files = sorted((REPOSITORY / package).rglob("*.py"))
+    assert files, f"{package} has no files"
+    against = [
+        f"{path.relative_to(REPOSITORY)} imports {name}"
+        for path in files
+        for name in sorted(imports_of(path))
+        for barred in FORBIDDEN[package]
+        if name == barred or name.startswith(barred + ".")
+    ]
+    assert not against
+
+
+def test_only_the_platform_asks_whether_there_is_cuda() -> None:
+    asking = [
+        str(path.relative_to(REPOSITORY))
+        for path in (REPOSITORY / "retrieva_pretrain").rglob("*.py")
+        if "torch.cuda" in path.read_text(encoding="utf-8") and path.parent.name != "platform"
+    ]
+    assert not asking
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["plan", "--help"],
+        ["plan", str(REPOSITORY / "recipes" / "retrievabert-1.3b.yaml")],
+        ["train", "--help"],
+        ["data", "build", "--help"],
+    ],
+)
+def test_commands_that_promise_to_be_light_never_load_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from retrieva_pretrain.cli import main\n"
+        "sys.argv = ['retrieva', *sys.argv[1:]]\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "loaded = {'torch', 'megatron', 'datasets', 'pyarrow'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
