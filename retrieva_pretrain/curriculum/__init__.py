@@ -1,0 +1,1 @@
+"""Pure functions of (recipe, corpora, step): stage, learning rate, samples, place in every corpus. No torch."""
