@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sentencepiece
+
+from data_prep.indexed import IndexedDatasetWriter
+from data_prep.manifest import Counts, EndOfDocument, Manifest, Output, Outputs, TokenizerRecord
+from data_prep.tokenizer import Tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,3 +30,70 @@ def shared() -> Path:
 def llm_jp_model(shared: Path) -> Path:
     """LLM-jp's SentencePiece model ver3.0b1."""
     return shared / "tokenizers" / "llm-jp-tokenizer-100k.ver3.0b1.model"
+
+
+MakeCorpus = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A SentencePiece model of 400 pieces with LLM-jp's special pieces, trained on invented words."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    draw = random.Random(0)
+    words = ["".join(draw.choices("あいうえおかきくけこabcdefg", k=draw.randint(2, 5))) for _ in range(300)]
+    (folder / "text.txt").write_text(
+        "\n".join(" ".join(draw.choices(words, k=12)) for _ in range(2000)), encoding="utf-8"
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "small"),
+        vocab_size=400,
+        byte_fallback=True,
+        control_symbols=["<MASK>", "<PAD>", "<CLS>", "<SEP>", "<EOD>"],
+        pad_id=-1,
+        minloglevel=2,
+    )
+    return Tokenizer(folder / "small.model")
+
+
+@pytest.fixture
+def make_corpus(small_tokenizer: Tokenizer) -> MakeCorpus:
+    """Writes a corpus of given documents (token ids without the end token) and returns its prefix."""
+
+    def make(folder: Path, name: str, documents: Sequence[Sequence[int]]) -> Path:
+        return write_corpus(folder, name, documents, small_tokenizer)
+
+    return make
+
+
+def write_corpus(folder: Path, name: str, documents: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Path:
+    """Write token ids as a corpus with its manifest; every document gets the end token `</s>`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    end = tokenizer.piece_id("</s>")
+    with IndexedDatasetWriter(folder / name, np.uint16) as writer:
+        for ids in documents:
+            writer.add_document([*ids, end])
+        tokens = writer.num_tokens
+        bin_file, idx_file = writer.finish()
+        writer.publish()
+    Manifest(
+        name=name,
+        source="text",
+        files=[],
+        tokenizer=TokenizerRecord(
+            model=str(tokenizer.path),
+            sha256=tokenizer.sha256,
+            sentencepiece_version=tokenizer.sentencepiece_version,
+            vocab_size=tokenizer.vocab_size,
+        ),
+        append_eod=True,
+        eod=EndOfDocument(piece="</s>", id=end),
+        counts=Counts(documents=len(documents), tokens=tokens, text_bytes=0),
+        parameters={},
+        outputs=Outputs(
+            bin=Output(sha256=bin_file.sha256, bytes=bin_file.bytes),
+            idx=Output(sha256=idx_file.sha256, bytes=idx_file.bytes),
+        ),
+        dtype="uint16",
+    ).save(folder / name)
+    return folder / name

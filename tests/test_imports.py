@@ -16,20 +16,29 @@ SCHEDULERS = {"retrieva_pretrain.launch"}
 FORBIDDEN = {
     "data_prep": {"retrieva_pretrain"} | ENGINE,
     "retrieva_pretrain/recipe": ENGINE
-    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "launch", "cli", "report")},
+    | {
+        f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "launch", "cli", "report")
+    },
     "retrieva_pretrain/curriculum": ENGINE
-    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "launch", "cli", "report")},
+    | {
+        f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "launch", "cli", "report")
+    },
     "retrieva_pretrain/planning": ENGINE
     | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "launch", "cli", "report")},
-    "retrieva_pretrain/data": {f"retrieva_pretrain.{p}" for p in ("training", "model", "launch", "cli", "report")},
-    "retrieva_pretrain/model": {f"retrieva_pretrain.{p}" for p in ("training", "launch", "cli", "report", "data")},
+    "retrieva_pretrain/data": {
+        f"retrieva_pretrain.{p}" for p in ("training", "model", "launch", "cli", "report")
+    },
+    "retrieva_pretrain/model": {
+        f"retrieva_pretrain.{p}" for p in ("training", "launch", "cli", "report", "data")
+    },
     "retrieva_pretrain/platform": {
         f"retrieva_pretrain.{p}" for p in ("training", "model", "launch", "cli", "report", "data", "recipe")
     },
     "retrieva_pretrain/training": SCHEDULERS | {"retrieva_pretrain.cli", "retrieva_pretrain.report"},
     "retrieva_pretrain/launch": ENGINE
     | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "cli")},
-    "retrieva_pretrain/report": ENGINE | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "cli")},
+    "retrieva_pretrain/report": ENGINE
+    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "cli")},
 }
 
 
@@ -90,6 +99,10 @@ def test_commands_that_promise_to_be_light_never_load_torch(arguments: list[str]
         "assert not loaded, loaded\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, cwd=REPOSITORY
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="key.path=value: changes to single fields of the recipe.", metavar="[KEY=VALUE]..."),
+        typer.Argument(
+            help="key.path=value: changes to single fields of the recipe.", metavar="[KEY=VALUE]..."
+        ),
     ] = None,
 ) -> None:
     """Train through all stages of a recipe, from its newest checkpoint where there is one.

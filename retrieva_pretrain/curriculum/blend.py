@@ -34,7 +34,8 @@ class Blend:
     def counts(self, samples: ArrayLike) -> NDArray[np.int64]:
         """Return how many of the first n samples each corpus gives: shape [..., corpora] for n of shape [...]."""
         n = np.asarray(samples, dtype=np.int64)
-        return (n // self.period)[..., None] * self.per_period + self._table[n % self.period]
+        total = (n // self.period)[..., None] * self.per_period + self._table[n % self.period]
+        return np.asarray(total)
 
     def corpus_of(self, sample_numbers: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return, for each sample number, its corpus and how many samples of that corpus came before it."""

@@ -8,7 +8,7 @@ runs head and loss on those. Parameters, their names and the checkpoint are upst
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
@@ -51,14 +51,16 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             encoder_input = self.embedding(input_ids=input_ids, position_ids=position_ids)
         hidden_states = self.encoder(hidden_states=encoder_input, attention_mask=attention_mask)
         if not self.post_process:
-            return hidden_states
+            return cast(Tensor, hidden_states)
 
         if scored_positions is not None:
             hidden_states = _gather_positions(hidden_states, scored_positions)
-        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        weight = (
+            self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        )
         logits, _ = self.output_layer(self.lm_head(hidden_states), weight=weight)
         if labels is None:
-            return logits.transpose(0, 1).contiguous()
+            return cast(Tensor, logits.transpose(0, 1).contiguous())
         correct = _is_most_probable(logits.detach(), labels)
         return self.compute_language_model_loss(labels, logits), correct
 
@@ -80,4 +82,5 @@ def _is_most_probable(logits: Tensor, labels: Tensor) -> Tensor:
         both = tensor_parallel.gather_from_tensor_model_parallel_region(both.transpose(-1, -2).contiguous())
         winner = both[..., 0, :].argmax(dim=-1, keepdim=True)  # [m, b, 1]
         index = both[..., 1, :].gather(-1, winner).squeeze(-1).long()
-    return (index.transpose(0, 1) == labels).float()
+    correct: Tensor = index.transpose(0, 1) == labels
+    return correct.float()

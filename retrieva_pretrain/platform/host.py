@@ -102,7 +102,7 @@ def _answer_for_cuda() -> None:
     cuda.current_stream = lambda device=None: stream
     cuda.default_stream = lambda device=None: stream
     cuda.get_rng_state = lambda device=None: torch.get_rng_state()
-    cuda.manual_seed = lambda seed: torch.random.default_generator.manual_seed(seed)
+    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
 
     from megatron.core.tensor_parallel import random as megatron_random
 
@@ -119,5 +119,5 @@ def _answer_for_cuda() -> None:
     )
 
     mode = _CudaMeansHost()
-    mode.__enter__()
+    mode.__enter__()  # type: ignore[no-untyped-call]
     _active.append(mode)

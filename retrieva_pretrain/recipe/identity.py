@@ -24,7 +24,8 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: 
     content = recipe.model_dump(mode="json")
     kept = {key: value for key, value in content.items() if key not in _FREE}
     kept["curriculum"] = [
-        {key: value for key, value in stage.items() if key not in _FREE_IN_STAGE} for stage in kept["curriculum"]
+        {key: value for key, value in stage.items() if key not in _FREE_IN_STAGE}
+        for stage in kept["curriculum"]
     ]
     kept["tokenizer"] = {**kept["tokenizer"], "model": tokenizer_sha256}
     kept["data"] = {
@@ -45,7 +46,11 @@ def differences(before: Any, after: Any, field: str = "") -> list[str]:
         return []
     else:
         return [f"{field}: {_short(before)} -> {_short(after)}"]
-    return [line for key, one, other in pairs for line in differences(one, other, f"{field}.{key}" if field else key)]
+    return [
+        line
+        for key, one, other in pairs
+        for line in differences(one, other, f"{field}.{key}" if field else key)
+    ]
 
 
 def _short(value: Any) -> str:

@@ -93,6 +93,7 @@ def _apply(tree: Tree, override: str) -> None:
             key = part
             if not last and holder.get(key) is None:
                 holder[key] = {}
+                tree.set_place((*path, key), where)
         else:
             raise RecipeError(f"{where}: {'.'.join(map(str, path))} is a single value, it has no {part!r}")
         path.append(key)

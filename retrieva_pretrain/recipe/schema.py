@@ -6,6 +6,7 @@ depends on the number of processes is in `layout.py`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -37,7 +38,9 @@ class ModelConfig(Section):
     layernorm_epsilon: PositiveFloat = Field(default=1e-5, description="LayerNorm epsilon.")
     hidden_dropout: Probability = Field(default=0.1, description="Dropout on hidden states.")
     attention_dropout: Probability = Field(default=0.1, description="Dropout on attention probabilities.")
-    init_method_std: PositiveFloat = Field(default=0.02, description="Standard deviation of the initial weights.")
+    init_method_std: PositiveFloat = Field(
+        default=0.02, description="Standard deviation of the initial weights."
+    )
     share_embeddings_and_output_weights: bool = Field(
         default=True, description="Whether the head uses the word embedding's matrix (tied embeddings)."
     )
@@ -160,7 +163,9 @@ class ParallelismConfig(Section):
     """How the model is divided over processes; one for the whole run, but a restart may change it."""
 
     tensor_model_parallel_size: PositiveInt = Field(default=1, description="Processes that share each layer.")
-    pipeline_model_parallel_size: PositiveInt = Field(default=1, description="Processes that share the stack.")
+    pipeline_model_parallel_size: PositiveInt = Field(
+        default=1, description="Processes that share the stack."
+    )
     use_distributed_optimizer: bool = Field(
         default=True, description="Whether optimizer states are divided over data-parallel processes."
     )
@@ -177,7 +182,9 @@ class EvaluationConfig(Section):
     """When held-out text is scored."""
 
     eval_interval: PositiveInt = Field(default=1000, description="Steps between evaluations.")
-    samples_per_corpus: PositiveInt = Field(default=256, description="Held-out samples of each corpus, at most.")
+    samples_per_corpus: PositiveInt = Field(
+        default=256, description="Held-out samples of each corpus, at most."
+    )
 
 
 class LoggingConfig(Section):
@@ -193,7 +200,9 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")] = Field(
         description="The run's folder is runs_dir/name."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=1234, description="Seed of every random choice.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        default=1234, description="Seed of every random choice."
+    )
     runs_dir: str = Field(default="runs", description="Where runs are kept.")
     model: ModelConfig
     tokenizer: TokenizerConfig
@@ -210,12 +219,14 @@ class Recipe(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
-    deterministic: bool = Field(default=False, description="Whether GPUs must give bit-identical results (slower).")
+    deterministic: bool = Field(
+        default=False, description="Whether GPUs must give bit-identical results (slower)."
+    )
 
     @field_validator("curriculum")
     @classmethod
     def _stages_in_order(cls, curriculum: list[Stage]) -> list[Stage]:
-        for number, (one, next_one) in enumerate(zip(curriculum, curriculum[1:], strict=False), 1):
+        for number, (one, next_one) in enumerate(pairwise(curriculum), 1):
             if next_one.seq_length < one.seq_length:
                 raise ValueError(
                     f"{number}.seq_length: {next_one.seq_length} comes after {one.seq_length}; put the stages in"
@@ -254,7 +265,9 @@ class Recipe(Section):
                 raise ValueError(f"{field}: {name} {value} is not divisible by {tensor}")
         groups = self.model.num_query_groups
         if groups % tensor and tensor % groups:
-            raise ValueError(f"{field}: {tensor} neither divides model.num_query_groups {groups} nor is a multiple")
+            raise ValueError(
+                f"{field}: {tensor} neither divides model.num_query_groups {groups} nor is a multiple"
+            )
         if self.model.num_layers % pipeline:
             raise ValueError(
                 f"parallelism.pipeline_model_parallel_size: model.num_layers {self.model.num_layers} is not"
@@ -268,7 +281,9 @@ class Recipe(Section):
         fixed = self.optimizer.lr_warmup_iters or 0
         warmup = fixed or int((self.optimizer.lr_warmup_fraction or 0.0) * span)
         if warmup >= span:
-            raise ValueError(f"optimizer.lr_warmup_iters: a warm-up of {warmup} steps is not shorter than {of}, {span}")
+            raise ValueError(
+                f"optimizer.lr_warmup_iters: a warm-up of {warmup} steps is not shorter than {of}, {span}"
+            )
         decay = self.optimizer.lr_wsd_decay_iters or 0
         if warmup + decay > span:
             raise ValueError(

@@ -65,7 +65,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(
                 None, None, "aliases (*name) are not supported; write the value out", event.start_mark
             )
@@ -126,7 +126,7 @@ def _convert(node: Any, path: KeyPath, tree: Tree, loader: _Loader, file: str) -
     place = f"{file}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.ScalarNode):
         try:
-            return loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return loader.construct_object(node)
         except (yaml.YAMLError, ValueError):
             raise RecipeError(f"{place}: {node.value!r} cannot be read as YAML's {node.tag}") from None
     if isinstance(node, yaml.SequenceNode):

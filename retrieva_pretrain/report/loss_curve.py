@@ -16,9 +16,7 @@ def draw_loss_curve(folder: Path, output: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise RetrievaError(
-            "drawing needs matplotlib: pip install 'retrieva-pretrain[report]'"
-        ) from None
+        raise RetrievaError("drawing needs matplotlib: pip install 'retrieva-pretrain[report]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

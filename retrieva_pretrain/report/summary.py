@@ -86,7 +86,9 @@ def render(summary: RunSummary) -> RenderableType:
     for entry in summary.held_out:
         if entry is summary.held_out[-1]:
             held_out.add_section()
-        held_out.add_row(entry.corpus, f"{entry.most_frequent:.2%}", f"{entry.before:.2%}", f"{entry.after:.2%}")
+        held_out.add_row(
+            entry.corpus, f"{entry.most_frequent:.2%}", f"{entry.before:.2%}", f"{entry.after:.2%}"
+        )
     return Group(stages, Text(), held_out)
 
 

@@ -68,7 +68,9 @@ class CheckpointFolder:
                 + "\nChange the recipe back, or give it another `name` so that it trains in a folder of its own."
             )
 
-    def save(self, step: int, model: DistributedDataParallel, optimizer: MegatronOptimizer, ranks: Ranks) -> Path:
+    def save(
+        self, step: int, model: DistributedDataParallel, optimizer: MegatronOptimizer, ranks: Ranks
+    ) -> Path:
         """Write the checkpoint after `step` steps; every process calls it. Returns its folder."""
         final = self.path(step)
         partial = self.folder / f".step_{step:07d}.partial"
@@ -94,7 +96,9 @@ class CheckpointFolder:
         return int(read_description(path)["step"])
 
     def _finish(self, step: int, partial: Path, final: Path, ranks: Ranks) -> None:
-        files = {str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()}
+        files = {
+            str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()
+        }
         description = {
             "step": step,
             "world_size": ranks.world_size,
@@ -114,7 +118,9 @@ class CheckpointFolder:
             shutil.rmtree(old)
 
 
-def sharded_state(model: DistributedDataParallel, optimizer: MegatronOptimizer, *, is_loading: bool) -> dict[str, Any]:
+def sharded_state(
+    model: DistributedDataParallel, optimizer: MegatronOptimizer, *, is_loading: bool
+) -> dict[str, Any]:
     """Describe this process's shards of weights, master weights and Adam's moments to megatron-core."""
     weights = unwrap_model(model).sharded_state_dict(metadata=_SHARDING)
     moments = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_SHARDING)

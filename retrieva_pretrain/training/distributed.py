@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from torch._C._distributed_c10d import HashStore
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.hashing import key_of
@@ -46,7 +47,7 @@ def initialize(recipe: Recipe) -> Ranks:
     """
     machine = platform.current()
     machine.prepare(int(os.environ.get("LOCAL_RANK", "0")))
-    alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": HashStore(), "rank": 0, "world_size": 1}
     dist.init_process_group(machine.distributed_backend, timeout=TIMEOUT, **alone)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,

@@ -87,5 +87,5 @@ class Evaluator:
 
 
 def _most_frequent_share(samples: Samples) -> float:
-    scored = samples["labels"][samples["loss_mask"] > 0]
+    scored = samples["labels"][samples["loss_mask"].astype(np.bool_)]
     return float(np.bincount(scored).max() / scored.size) if scored.size else 0.0

@@ -41,7 +41,9 @@ class MetricsLog:
         rate = tokens / seconds
         # Smoothed, so that the time left does not jump with every line.
         fresh = seconds / tokens
-        self.seconds_per_token = fresh if not self.seconds_per_token else 0.9 * self.seconds_per_token + 0.1 * fresh
+        self.seconds_per_token = (
+            fresh if not self.seconds_per_token else 0.9 * self.seconds_per_token + 0.1 * fresh
+        )
         self.write(
             "train",
             step=done,

@@ -1,6 +1,6 @@
 """A training run from its recipe: set up, go on from the newest checkpoint, train to the end.
 
-    torchrun --nproc-per-node 4 -m retrieva_pretrain train recipes/retrievabert-1.3b.yaml
+torchrun --nproc-per-node 4 -m retrieva_pretrain train recipes/retrievabert-1.3b.yaml
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def train(recipe: Recipe) -> None:
     layouts = stage_layouts(recipe, distributed.world_size_from_environment())
     corpora = Corpora.open(recipe)
     check_vocabulary(recipe, corpora.tokenizer.vocab_size)
-    made_of = identity(recipe, corpora.fingerprints)
+    made_of = identity(recipe, corpora.fingerprints, corpora.tokenizer.sha256)
     folder = run_folder(recipe)
     checkpoints = CheckpointFolder(folder / "checkpoints", made_of, recipe.checkpoint.keep)
     checkpoints.refuse_other_recipe()

@@ -169,7 +169,9 @@ def run_micro_batches(
     )
     mine = [0.0, 0.0, 0.0]
     if counts_in_sums():
-        mine = torch.stack([torch.stack([s["loss"], s["correct"], s["tokens"]]) for s in sums]).sum(0).tolist()
+        mine = (
+            torch.stack([torch.stack([s["loss"], s["correct"], s["tokens"]]) for s in sums]).sum(0).tolist()
+        )
     return Scores(*sum_over_processes(mine))
 
 
@@ -184,5 +186,3 @@ def _sum_loss(weights: Tensor, output: tuple[Tensor, Tensor]) -> tuple[Tensor, T
         "tokens": tokens.double(),
     }
     return total, tokens.to(torch.int), report
-
-

@@ -1,0 +1,37 @@
+"""`retrieva plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="key.path=value: changes to single fields of the recipe.", metavar="[KEY=VALUE]..."
+        ),
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs, one process each.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the stages, tokens, learning rates and batches of a recipe; exit 1 where it cannot run.
+
+    Example: retrieva plan recipes/retrievabert-1.3b.yaml --gpus 32
+    """
+    from rich.console import Console
+
+    from retrieva_pretrain.planning.plan import make_plan, render
+    from retrieva_pretrain.recipe.loading import load_yaml
+    from retrieva_pretrain.recipe.schema import Recipe
+
+    made = make_plan(load_yaml(Recipe, recipe, overrides or []), gpus)
+    if as_json:
+        typer.echo(json.dumps(made.as_json(), ensure_ascii=False, indent=1))
+    else:
+        Console().print(render(made))

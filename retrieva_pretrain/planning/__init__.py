@@ -1,0 +1,1 @@
+"""What a recipe will cost, computed before anything runs. No torch."""

@@ -1,0 +1,51 @@
+"""The number of parameters of a recipe's model, by formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retrieva_pretrain.recipe.schema import ModelConfig
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters by part of the model."""
+
+    word_embedding: int
+    position_embedding: int
+    layer: int
+    """One transformer layer."""
+
+    num_layers: int
+    final_norm: int
+    head: int
+    """Masked-LM head with the vocabulary's bias; with untied embeddings its matrix too."""
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        embeddings = self.word_embedding + self.position_embedding
+        return embeddings + self.num_layers * self.layer + self.final_norm + self.head
+
+
+def count_parameters(model: ModelConfig, padded_vocab_size: int) -> ParameterCount:
+    """Count what `model.build.build_model` builds, padded rows included.
+
+    A layer: two LayerNorms, the joint query-key-value projection h -> h + 2 x groups x head size, the output
+    projection, and SwiGLU's h -> 2 x ffn and ffn -> h; every linear map has a bias.
+    """
+    h, ffn = model.hidden_size, model.ffn_hidden_size
+    qkv = h + 2 * model.num_query_groups * (h // model.num_attention_heads)
+    norm = 2 * h
+    layer = 2 * norm + (h + 1) * qkv + (h + 1) * h + (h + 1) * 2 * ffn + (ffn + 1) * h
+    head = (h + 1) * h + norm + padded_vocab_size
+    if not model.share_embeddings_and_output_weights:
+        head += padded_vocab_size * h
+    return ParameterCount(
+        word_embedding=padded_vocab_size * h,
+        position_embedding=model.max_position_embeddings * h,
+        layer=layer,
+        num_layers=model.num_layers,
+        final_norm=norm,
+        head=head,
+    )
