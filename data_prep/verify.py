@@ -1,0 +1,125 @@
+"""Whether a corpus on disk is what its manifest says, down to each document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import DataPrepError
+from data_prep.indexed import IndexedDataset, bin_path, idx_path
+from data_prep.manifest import Manifest
+from data_prep.whole_files import sha256_file
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found; the corpus is good when `problems` is empty."""
+
+    prefix: str
+    documents: int
+    tokens: int
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def verify(prefix: Path, *, progress: Callable[[str], None] | None = None) -> VerifyReport:
+    """Check checksums, index, token range and document ends; `progress` is told each check as it starts.
+
+    Raises `DataPrepError` where the manifest cannot be read or the index is too damaged to go on.
+    """
+    tell = progress or (lambda _: None)
+    manifest = Manifest.load(prefix)
+    problems: list[str] = []
+    for path, output in ((bin_path(prefix), manifest.outputs.bin), (idx_path(prefix), manifest.outputs.idx)):
+        tell(f"checksum of {path.name}")
+        problems.extend(_checksum(path, output.sha256, output.bytes))
+    try:
+        dataset = IndexedDataset(prefix)
+    except DataPrepError as error:
+        return VerifyReport(str(prefix), 0, 0, [*problems, str(error)])
+    if dataset.dtype.name != manifest.dtype:
+        problems.append(f"the ids are {dataset.dtype.name}, the manifest says {manifest.dtype}")
+    for what, found, said in (
+        ("documents", dataset.num_documents, manifest.counts.documents),
+        ("tokens", dataset.num_tokens, manifest.counts.tokens),
+    ):
+        if found != said:
+            problems.append(f"{found:,} {what}, the manifest says {said:,}")
+    tell("index")
+    broken = list(_index(dataset))
+    problems.extend(broken)
+    # Without a sound index no token can be given to a document.
+    if not broken:
+        tell("tokens")
+        problems.extend(_token_range(dataset, manifest.tokenizer.vocab_size))
+        if manifest.eod is not None:
+            tell("document ends")
+            problems.extend(_ends(dataset, manifest.eod.id, manifest.eod.piece))
+    return VerifyReport(str(prefix), dataset.num_documents, dataset.num_tokens, problems)
+
+
+def _checksum(path: Path, sha256: str, size: int) -> Iterator[str]:
+    try:
+        found = path.stat().st_size
+        if found != size:
+            yield f"{path.name}: {found:,} bytes, the manifest says {size:,}"
+        elif sha256_file(path) != sha256:
+            yield f"{path.name}: its sha256 is not the manifest's; the content was changed or damaged"
+    except OSError as error:
+        yield f"{path.name}: {error.strerror}"
+
+
+def _index(dataset: IndexedDataset) -> Iterator[str]:
+    """Lengths, pointers and document indices of the whole index, each against the others."""
+    lengths, pointers, bounds = dataset.sequence_lengths, dataset.sequence_pointers, dataset.document_indices
+    if (wrong := _first(lengths < 0)) is not None:
+        yield f"sequence {wrong}: a negative length, {lengths[wrong]}"
+        return
+    ends = np.cumsum(lengths, dtype=np.int64) * dataset.dtype.itemsize
+    expected = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    if (wrong := _first(pointers != expected)) is not None:
+        yield f"sequence {wrong}: starts at byte {pointers[wrong]:,}, its place is byte {expected[wrong]:,}"
+        return
+    if (wrong := _first(np.diff(bounds) < 0)) is not None:
+        yield f"document {wrong}: ends before it starts (sequences {bounds[wrong]} to {bounds[wrong + 1]})"
+        return
+    if (wrong := _first(dataset.document_lengths() == 0)) is not None:
+        yield f"document {wrong}: has no tokens"
+
+
+def _token_range(dataset: IndexedDataset, vocab_size: int) -> Iterator[str]:
+    for start in range(0, dataset.num_tokens, _CHUNK):
+        tokens = np.asarray(dataset.tokens[start : start + _CHUNK])
+        if (wrong := _first((tokens < 0) | (tokens >= vocab_size))) is not None:
+            where = start + wrong
+            document = int(np.searchsorted(dataset.document_offsets(), where, side="right")) - 1
+            yield (
+                f"document {document}: token {where - dataset.document_offsets()[document]} is "
+                f"{tokens[wrong]}, outside the vocabulary of {vocab_size:,}"
+            )
+            return
+
+
+def _ends(dataset: IndexedDataset, eod: int, piece: str) -> Iterator[str]:
+    last = dataset.document_offsets()[1:] - 1
+    for start in range(0, len(last), _CHUNK):
+        tokens = dataset.tokens[last[start : start + _CHUNK]]
+        if (wrong := _first(tokens != eod)) is not None:
+            yield f"document {start + wrong}: ends with token {tokens[wrong]}, not with {eod} ({piece})"
+            return
+
+
+def _first(wrong: Any) -> int | None:
+    """Position of the first True."""
+    position = int(np.argmax(wrong)) if len(wrong) else 0
+    return position if len(wrong) and wrong[position] else None
