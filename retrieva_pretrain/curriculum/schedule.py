@@ -1,4 +1,4 @@
-"""The learning rate of every step.
+"""The learning rate of every step: warm-up from 0, then decay.
 
 The formulas are those of megatron-core's `OptimizerParamScheduler` with steps as the unit, as a pure
 function: the first step of a warm-up has learning rate 0, and the rate of a step does not depend on how the
@@ -16,8 +16,13 @@ from retrieva_pretrain.recipe.schema import OptimizerConfig, Recipe
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Return the learning rate of the 0-based step.
 
-    With `schedule_scope: run` one schedule spans all stages; with `stage` it begins anew in each.
+    With `schedule_scope: run` one schedule spans all stages; with `stage` it begins anew in each. Steps past
+    the end of the run keep its last schedule's final rate.
+
+    Raises IndexError for a negative step.
     """
+    if step < 0:
+        raise IndexError(f"step {step} is before the run")
     curriculum = Curriculum(recipe)
     if recipe.schedule_scope == "run":
         return scheduled(recipe.optimizer, step, curriculum.total_steps)
@@ -25,20 +30,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return scheduled(recipe.optimizer, step - here.start_step, here.stage.train_iters)
 
 
-def warmup_steps(settings: OptimizerConfig, steps: int) -> int:
-    """Return the steps of the warm-up in a schedule of so many steps."""
-    if settings.lr_warmup_iters is not None:
-        return settings.lr_warmup_iters
-    # A product such as 0.01 x 454,000 may fall a hair below the whole number it means.
-    return math.floor((settings.lr_warmup_fraction or 0.0) * steps + 1e-6)
-
-
 def scheduled(settings: OptimizerConfig, step: int, steps: int) -> float:
     """Return the learning rate of the 0-based step in a schedule of so many steps.
 
     Past the end the rate stays at `min_lr` (`lr` for a constant one).
     """
-    warmup = warmup_steps(settings, steps)
+    warmup = settings.warmup_steps(steps)
     if warmup > 0 and step <= warmup:
         return settings.lr * step / warmup
     if settings.lr_decay_style == "constant":

@@ -72,11 +72,19 @@ class Curriculum:
         return (self._ends[index - 1] if index else 0), self._ends[index]
 
     def consumed_samples(self, step: int) -> int:
-        """Return the samples that `step` steps have used."""
+        """Return the samples that `step` steps have used; steps past the end use none.
+
+        Raises IndexError for a negative step.
+        """
+        if step < 0:
+            raise IndexError(f"step {step} is before the run")
         return min(step, self.total_steps) * self.recipe.global_batch_size
 
     def consumed_tokens(self, step: int) -> int:
-        """Return the positions that `step` steps have used."""
+        """Return the positions that `step` steps have used; steps past the end use none.
+
+        Raises IndexError for a negative step.
+        """
         if step >= self.total_steps:
             return self.total_tokens
         here = self.at(step)
