@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,10 @@ class World:
     def metrics(self, name: str = "small") -> list[dict[str, Any]]:
         return read_metrics(self.folder / "runs" / name / "metrics.jsonl")
 
+    def losses(self, *overrides: str, processes: int) -> list[float]:
+        """Train to the end and return the losses of all steps in order."""
+        return [r["loss"] for r in self.train(*overrides, processes=processes) if r["kind"] == "train"]
+
     def refused(self, *overrides: str) -> str:
         """Start a training that must be refused, in one process; return its message."""
         done = subprocess.run(
@@ -75,11 +79,6 @@ class World:
         assert done.returncode == 1, f"exit {done.returncode}: {done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stderr
-
-
-def losses(metrics: Sequence[dict[str, Any]]) -> list[float]:
-    """The losses of a run's steps in order."""
-    return [record["loss"] for record in metrics if record["kind"] == "train"]
 
 
 @pytest.fixture

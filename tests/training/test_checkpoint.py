@@ -1,0 +1,52 @@
+"""Checkpoints are whole or absent."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrieva_pretrain.training.checkpoint import CheckpointFolder, find_damage
+
+if TYPE_CHECKING:
+    from tests.training.conftest import World
+
+pytestmark = pytest.mark.engine
+
+SHORT = [f"curriculum.{stage}.train_iters=2" for stage in range(4)]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_goes_on_from_the_one_before(world: World) -> None:
+    first = [r["loss"] for r in world.train(*SHORT, processes=1) if r["kind"] == "train"]
+    checkpoints = world.folder / "runs" / "small" / "checkpoints"
+    names = sorted(p.name for p in checkpoints.glob("step_*"))
+    # Saved every three steps and at the end of each stage; three are kept.
+    assert names == ["step_0000004", "step_0000006", "step_0000008"]
+    assert (checkpoints / "latest").read_text() == "step_0000008\n"
+    newest = checkpoints / "step_0000008"
+    assert find_damage(newest) is None
+    shard = next(newest.glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    (checkpoints / ".step_0000009.partial").mkdir()
+
+    folder = CheckpointFolder(checkpoints, {}, keep=3)
+    assert folder.newest() == checkpoints / "step_0000006"
+    records = world.train(*SHORT, processes=1)
+    assert [r["step"] for r in records if r["kind"] == "start"] == [0, 6]
+    assert [r["loss"] for r in records if r["kind"] == "train"] == first
+    assert find_damage(newest) is None
+    assert not list(checkpoints.glob(".step_*"))
+
+
+def test_the_newest_step_counts_not_the_text_of_latest(world: World) -> None:
+    """A kill between the rename and `latest` must not lose a checkpoint."""
+    checkpoints = world.folder / "checkpoints"
+    for step in (3, 10):
+        path = CheckpointFolder(checkpoints, {}, keep=3).path(step)
+        path.mkdir(parents=True)
+        (path / "checkpoint.json").write_text(json.dumps({"step": step, "files": {}, "identity": {}}))
+    (checkpoints / "latest").write_text("step_0000003\n")
+    newest = CheckpointFolder(checkpoints, {}, keep=3).newest()
+    assert newest is not None
+    assert newest.name == "step_0000010"
