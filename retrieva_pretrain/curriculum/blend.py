@@ -8,14 +8,14 @@ from math import isfinite
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-PERIOD = 1 << 14
+PERIOD = 1 << 16
 
 
 class Blend:
     """A mixture of corpora by weight, repeated with a fixed period.
 
-    Weights are rounded to `period`-ths (to 0.006 % with the default period; every corpus gets at least one
-    sample a period). The number of samples of corpus k among the first n of the run is then
+    Weights are rounded to whole samples a period (1 of 65,536, or 0.0015 % of the run; every corpus gets at
+    least one). The number of samples of corpus k among the first n of the run is then
     `(n // period) * c_k + table[n % period][k]`: exact, O(1), and it never shrinks as n grows.
     """
 
@@ -26,10 +26,10 @@ class Blend:
             raise ValueError(f"{len(weights)} corpora do not fit into a period of {period} samples")
         self.period = period
         self.per_period = _largest_remainder(np.asarray(weights, dtype=np.float64), period)
-        self._choice = _spread(self.per_period, period)
-        # [period + 1, corpora]: samples of each corpus among the first n of a period.
-        self._table = np.zeros((period + 1, len(weights)), dtype=np.int64)
-        np.cumsum(self._choice[:, None] == np.arange(len(weights)), axis=0, out=self._table[1:])
+        self._choice = _spread(self.per_period)
+        # [period, corpora]: samples of each corpus among the first n of a period.
+        self._table = np.zeros((period, len(weights)), dtype=np.int32)
+        np.cumsum(self._choice[:-1, None] == np.arange(len(weights)), axis=0, out=self._table[1:])
 
     def counts(self, samples: ArrayLike) -> NDArray[np.int64]:
         """Return how many of the first n samples each corpus gives: shape [..., corpora] for n of shape [...]."""
@@ -41,30 +41,27 @@ class Blend:
         """Return, for each sample number, its corpus and how many samples of that corpus came before it."""
         n = np.asarray(sample_numbers, dtype=np.int64)
         corpus = self._choice[n % self.period]
-        before = np.take_along_axis(self.counts(n), corpus[..., None], axis=-1)[..., 0]
-        return corpus, before
+        before = n // self.period * self.per_period[corpus] + self._table[n % self.period, corpus]
+        return np.asarray(corpus), np.asarray(before)
 
 
 def _largest_remainder(weights: NDArray[np.float64], period: int) -> NDArray[np.int64]:
     """Divide `period` samples in proportion to the weights, at least one to each."""
-    quotas = weights / weights.sum() * period
+    shares_of_one = weights / weights.max()  # first, so that no sum is infinite
+    quotas = shares_of_one / shares_of_one.sum() * period
     shares = np.maximum(np.floor(quotas).astype(np.int64), 1)
     while shares.sum() < period:
         shares[np.argmax(quotas - shares)] += 1
     while shares.sum() > period:
         shares[np.argmax(np.where(shares > 1, shares - quotas, -np.inf))] -= 1
-    return shares
+    return np.asarray(shares)
 
 
-def _spread(per_period: NDArray[np.int64], period: int) -> NDArray[np.int64]:
-    """Order a period's samples so that every corpus is spread evenly over it.
+def _spread(per_period: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the corpus of each sample of a period, every corpus spread evenly over it.
 
-    The j-th sample of a corpus with c of them belongs at (j + 1/2) / c of the way; sorted by that, ties by
-    the corpus's number.
+    The j-th of a corpus's c samples belongs (j + 1/2) / c of the way; ties go by the corpus's number.
     """
-    corpora = np.repeat(np.arange(len(per_period)), per_period)
-    ordinal = np.concatenate([np.arange(c) for c in per_period])
-    # Compared as exact fractions over one denominator would overflow; a float's rounding is the same
-    # everywhere (IEEE 754), so the order is too.
-    place = (ordinal + 0.5) / per_period[corpora]
-    return corpora[np.lexsort((corpora, place))].astype(np.int64)
+    corpora = np.repeat(np.arange(len(per_period), dtype=np.int64), per_period)
+    ordinal = np.concatenate([np.arange(count) for count in per_period])
+    return np.asarray(corpora[np.lexsort((corpora, (ordinal + 0.5) / per_period[corpora]))])

@@ -1,8 +1,8 @@
 """Keyed 64-bit hashes: where every random choice about data comes from.
 
 Library generators may change their streams between versions and cannot be asked for the millionth draw alone;
-these hashes are the same for ever and answer any position at once. The mixing function is the finaliser of
-SplitMix64 (Steele, Lea and Flood, 2014).
+these hashes are the same for ever and answer any position at once: SplitMix64 (Steele, Lea and Flood, 2014),
+which can jump to any of its outputs.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ def key_of(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
-def mix(values: Hashes) -> Hashes:
-    """Map 64-bit values one to one to values in which every bit depends on every bit."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * _MULTIPLIER_1
-        values = (values ^ (values >> np.uint64(27))) * _MULTIPLIER_2
-        return values ^ (values >> np.uint64(31))
-
-
 def hash64(values: ArrayLike, key: ArrayLike) -> Hashes:
     """Hash integers under a key. `values` and `key` broadcast; the result has their common shape.
 
-    For one key this is a bijection of the 64-bit integers: different values never collide.
+    This is the `values`-th output of a SplitMix64 generator that starts at `key`. For one key it is a
+    bijection of the 64-bit integers: different values never collide.
     """
-    with np.errstate(over="ignore"):
-        counters = np.asarray(values).astype(np.uint64) * _GAMMA
-        return mix(mix(counters) ^ np.asarray(key, dtype=np.uint64))
+    # At least one dimension: numpy warns when a scalar wraps around, which is what is wanted here.
+    counters = np.atleast_1d(np.asarray(values)).astype(np.uint64, copy=False)
+    mixed = np.asarray(counters * _GAMMA + np.asarray(key, dtype=np.uint64))
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= _MULTIPLIER_1
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= _MULTIPLIER_2
+    mixed ^= mixed >> np.uint64(31)
+    return mixed if np.ndim(values) or np.ndim(key) else mixed.reshape(())

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from retrieva_pretrain.curriculum.hashing import hash64, key_of
+from retrieva_pretrain.curriculum.hashing import Hashes, hash64, key_of
 
-ROUNDS = 6
+ROUNDS = 8
 
 
 class KeyedPermutation:
     """A bijection on 0..size-1 chosen by a key, O(1) a look-up.
 
-    A balanced Feistel network on the smallest even number of bits that holds `size`, with cycle walking: a
-    result outside the range is fed back until it falls inside (fewer than four rounds of it on average).
+    A Feistel network over the smallest near-square rectangle that holds `size` cells: an element is a row and
+    a column, and each round moves one of the two by a hash of the other. A result past the end is fed back
+    until it falls inside (cycle walking); the rectangle has fewer than `sqrt(size)` cells too many, so this
+    is rare.
     """
 
     def __init__(self, size: int, key: int) -> None:
-        if size < 0:
-            raise ValueError(f"a permutation of {size} elements")
+        if not 0 <= size < 1 << 62:
+            raise ValueError(f"a permutation of {size} elements; between 0 and 2^62 are possible")
         self.size = size
-        self._half = np.uint64(max(1, ((max(size - 1, 1)).bit_length() + 1) // 2))
-        self._mask = np.uint64((1 << int(self._half)) - 1)
+        columns = isqrt(max(size - 1, 0)) + 1
+        self._columns = np.uint64(columns)
+        self._rows = np.uint64(-(-size // columns) or 1)
         self._keys = [np.uint64(key_of(key, "feistel", number)) for number in range(ROUNDS)]
 
     def __call__(self, positions: ArrayLike) -> NDArray[np.int64]:
-        """Return the elements at `positions` (any shape, each in 0..size-1)."""
+        """Return the elements at `positions` (any shape, each in 0..size-1).
+
+        Raises IndexError for a position outside.
+        """
         positions = np.asarray(positions)
         if positions.size and (positions.min() < 0 or positions.max() >= self.size):
             raise IndexError(f"positions must lie in 0..{self.size - 1}")
@@ -37,8 +45,12 @@ class KeyedPermutation:
             outside = outside[values[outside] >= self.size]
         return values.astype(np.int64).reshape(positions.shape)
 
-    def _once(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = values >> self._half, values & self._mask
-        for key in self._keys:
-            left, right = right, left ^ (hash64(right, key) & self._mask)
-        return (left << self._half) | right
+    def _once(self, values: Hashes) -> Hashes:
+        row, column = np.divmod(values, self._columns)
+        for number, key in enumerate(self._keys):
+            # Half a hash, so that the sum cannot wrap around: only then is a round one to one.
+            if number % 2 == 0:
+                row = (row + (hash64(column, key) >> np.uint64(1))) % self._rows
+            else:
+                column = (column + (hash64(row, key) >> np.uint64(1))) % self._columns
+        return np.asarray(row * self._columns + column)

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieva_pretrain.curriculum.hashing import key_of
 from retrieva_pretrain.curriculum.position import SPECIAL_TOKENS_PER_WINDOW, CorpusPositions
-from retrieva_pretrain.data.corpora import Corpora, SpecialTokens
+from retrieva_pretrain.data.corpora import Corpora
 from retrieva_pretrain.data.masking import Masker, Samples
-from retrieva_pretrain.data.order import CorpusStream
+from retrieva_pretrain.data.order import Integers
+from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.recipe.schema import Recipe
 
 __all__ = ["HeldOutSamples", "Provenance", "Samples", "TrainingSamples"]
@@ -37,45 +37,45 @@ class TrainingSamples:
 
     def __init__(self, recipe: Recipe, corpora: Corpora) -> None:
         self.recipe = recipe
-        self._special = corpora.special
-        self._streams = [
-            CorpusStream(c.name, c.dataset, c.training_documents, recipe.seed) for c in corpora.corpora
-        ]
+        self._paths = [corpus.path for corpus in corpora.corpora]
+        self._streams = [corpus.training_stream(recipe.seed) for corpus in corpora.corpora]
         self.positions = CorpusPositions(
             recipe, [s.name for s in self._streams], [s.epoch_tokens for s in self._streams], corpora.blend()
         )
-        self._masker = _masker(recipe, corpora, recipe.seed)
+        self._finish = _Finish(recipe, corpora, recipe.seed)
 
-    def step(self, step: int) -> NDArray[np.int64]:
+    def step(self, step: int) -> Integers:
         """Return the numbers of a step's samples, int64 [global_batch_size]."""
         size = self.recipe.global_batch_size
         return np.arange(step * size, (step + 1) * size, dtype=np.int64)
 
-    def samples(self, numbers: NDArray[np.int64]) -> Samples:
+    def samples(self, numbers: Integers) -> Samples:
         """Return samples by number, all of one stage.
 
         Returns `input_ids` and `labels`, int64 [n, seq_length], and `loss_mask`, float32 [n, seq_length].
         """
-        corpus, offsets, payload = self._locate(numbers)
-        tokens = np.empty((len(numbers), payload), dtype=np.int64)
-        for index, stream in enumerate(self._streams):
-            rows = np.flatnonzero(corpus == index)
-            if rows.size:
-                tokens[rows] = stream.read(offsets[rows], payload)
-        return self._masker.mask(_with_special_tokens(tokens, self._special), numbers)
+        return self._build(numbers, *self._locate(numbers))
 
     def micro_batches(
         self, step: int, data_parallel_rank: int, data_parallel_size: int, micro_batch_size: int
-    ) -> Iterator[tuple[NDArray[np.int64], Samples]]:
+    ) -> Iterator[tuple[Integers, Samples]]:
         """Yield one process's micro-batches of a step: their sample numbers and the samples.
 
         Process r of n takes the r-th of n contiguous slices of the step's samples.
         """
+        if self.recipe.global_batch_size % data_parallel_size or data_parallel_rank not in range(
+            data_parallel_size
+        ):
+            raise ValueError(
+                f"rank {data_parallel_rank} of {data_parallel_size}: {self.recipe.global_batch_size} samples"
+                " cannot be divided so"
+            )
         share = self.recipe.global_batch_size // data_parallel_size
         numbers = self.step(step)[data_parallel_rank * share : (data_parallel_rank + 1) * share]
+        corpus, offsets, payload = self._locate(numbers)
         for start in range(0, share, micro_batch_size):
-            chosen = numbers[start : start + micro_batch_size]
-            yield chosen, self.samples(chosen)
+            part = slice(start, start + micro_batch_size)
+            yield numbers[part], self._build(numbers[part], corpus[part], offsets[part], payload)
 
     def provenance(self, number: int) -> Provenance:
         """Return the corpus and the documents of one sample."""
@@ -83,11 +83,12 @@ class TrainingSamples:
         stream = self._streams[int(corpus[0])]
         return Provenance(stream.name, stream.documents_of(int(offsets[0]), payload))
 
-    def _locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    def _locate(self, numbers: Integers) -> tuple[Integers, Integers, int]:
         """Return each sample's corpus and stream offset, and the tokens of one window."""
         curriculum = self.positions.curriculum
-        here = curriculum.at(int(numbers[0]) // self.recipe.global_batch_size)
-        if curriculum.at(int(numbers[-1]) // self.recipe.global_batch_size).index != here.index:
+        first, last = (int(n) // self.recipe.global_batch_size for n in (numbers.min(), numbers.max()))
+        here = curriculum.at(first)
+        if curriculum.at(last).index != here.index:
             raise ValueError("samples of two stages have two lengths; ask for them one stage at a time")
         blend = self.positions.blend
         corpus, before = blend.corpus_of(numbers)
@@ -99,16 +100,25 @@ class TrainingSamples:
             offsets[rows] = self.positions.stream_offsets(here.index, index, ordinals[rows])
         return corpus, offsets, here.seq_length - SPECIAL_TOKENS_PER_WINDOW
 
+    def _build(self, numbers: Integers, corpus: Integers, offsets: Integers, payload: int) -> Samples:
+        """Read and mask the windows at these offsets of their corpora's streams."""
+        tokens = np.empty((len(numbers), payload), dtype=np.int64)
+        for index, stream in enumerate(self._streams):
+            rows = np.flatnonzero(corpus == index)
+            if rows.size:
+                tokens[rows] = stream.read(offsets[rows], payload)
+                self._finish.refuse_unknown_pieces(tokens[rows], self._paths[index])
+        return self._finish.samples(tokens, numbers)
+
 
 class HeldOutSamples:
     """Fixed samples of each corpus's held-out documents, masked the same way for every seed."""
 
     def __init__(self, recipe: Recipe, corpora: Corpora) -> None:
         self._most = recipe.evaluation.samples_per_corpus
-        self._special = corpora.special
-        streams = {corpus.name: corpus.held_out() for corpus in corpora.corpora}
-        self._streams = {name: stream for name, stream in streams.items() if stream.size}
-        self._masker = _masker(recipe, corpora, key_of("held-out masks"))
+        streams = {corpus.name: (corpus.path, corpus.held_out_stream()) for corpus in corpora.corpora}
+        self._streams = {name: (path, stream) for name, (path, stream) in streams.items() if stream.size}
+        self._finish = _Finish(recipe, corpora, key_of("held-out masks"))
 
     def corpora(self) -> list[str]:
         """Return the names of the corpora that have held-out text, in the blend's order."""
@@ -119,29 +129,42 @@ class HeldOutSamples:
 
         Whole windows from the start of its held-out text; a text shorter than one window is repeated.
         """
-        stream = self._streams[corpus]
+        path, stream = self._streams[corpus]
         payload = seq_length - SPECIAL_TOKENS_PER_WINDOW
         count = min(max(stream.size // payload, 1), self._most)
-        text = np.empty(min(stream.size, count * payload), dtype=np.int64)
-        stream.read_into(text, 0)
-        tokens = np.resize(text, (count, payload))
-        return self._masker.mask(
-            _with_special_tokens(tokens, self._special), np.arange(count, dtype=np.int64)
+        text = stream.gather(np.zeros(1, dtype=np.int64), np.array([min(stream.size, count * payload)]))
+        tokens = np.resize(text.astype(np.int64), (count, payload))
+        self._finish.refuse_unknown_pieces(tokens, path)
+        return self._finish.samples(tokens, np.arange(count, dtype=np.int64))
+
+
+class _Finish:
+    """Makes samples of windows of text."""
+
+    def __init__(self, recipe: Recipe, corpora: Corpora, seed: int) -> None:
+        self._special = corpora.special
+        self._vocab_size = corpora.tokenizer.vocab_size
+        ends = {c.manifest.eod.id for c in corpora.corpora if c.manifest.eod is not None}
+        self._masker = Masker(
+            self._vocab_size,
+            corpora.special.never_text | ends,
+            corpora.special.mask,
+            recipe.objective.masking_probability,
+            seed,
         )
 
+    def samples(self, tokens: Integers, numbers: Integers) -> Samples:
+        """Put `<CLS>` and `<SEP>` round windows, [n, s - 2] -> [n, s], and mask them."""
+        windows = np.empty((len(tokens), tokens.shape[1] + SPECIAL_TOKENS_PER_WINDOW), dtype=np.int64)
+        windows[:, 0] = self._special.cls
+        windows[:, 1:-1] = tokens
+        windows[:, -1] = self._special.sep
+        return self._masker.mask(windows, numbers)
 
-def _masker(recipe: Recipe, corpora: Corpora, seed: int) -> Masker:
-    ends = {c.manifest.eod.id for c in corpora.corpora if c.manifest.eod is not None}
-    return Masker(
-        corpora.tokenizer.vocab_size,
-        corpora.special.never_text | ends,
-        corpora.special.mask,
-        recipe.objective.masking_probability,
-        seed,
-    )
-
-
-def _with_special_tokens(tokens: NDArray[np.int64], special: SpecialTokens) -> NDArray[np.int64]:
-    """[n, s - 2] -> [n, s]."""
-    edges = np.ones((len(tokens), 1), dtype=np.int64)
-    return np.concatenate([special.cls * edges, tokens, special.sep * edges], axis=1)
+    def refuse_unknown_pieces(self, tokens: Integers, path: str) -> None:
+        """Raise CorpusError for an id outside the tokenizer's vocabulary: damage that sizes do not show."""
+        if tokens.min() < 0 or tokens.max() >= self._vocab_size:
+            raise CorpusError(
+                f"{path}.bin holds token ids outside the tokenizer's {self._vocab_size:,} pieces: the file is"
+                f" damaged. `retrieva data verify {path}` looks at all of it; build the corpus again."
+            )

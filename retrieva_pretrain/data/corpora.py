@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import DataPrepError
-from data_prep.indexed import IndexedDataset
+from data_prep.indexed import IndexedDataset, bin_path, idx_path
 from data_prep.manifest import Manifest
 from data_prep.tokenizer import (
     CLS_SPELLINGS,
@@ -20,7 +20,8 @@ from data_prep.tokenizer import (
     Tokenizer,
 )
 from retrieva_pretrain.curriculum.blend import Blend
-from retrieva_pretrain.data.order import DocumentStream, is_held_out
+from retrieva_pretrain.data.held_out import is_held_out
+from retrieva_pretrain.data.order import CorpusStream, DocumentStream
 from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -60,18 +61,26 @@ class Corpus:
         return self.manifest.name
 
     @cached_property
-    def training_documents(self) -> NDArray[np.int64]:
-        """Numbers of the documents that are trained on, ascending."""
-        return np.flatnonzero(~self._held_out)
-
-    @cached_property
     def training_tokens(self) -> int:
         """Tokens of one epoch."""
-        return int(self.dataset.document_lengths()[self.training_documents].sum())
+        offsets, documents = self._offsets, self._training_documents
+        return int((offsets[documents + 1] - offsets[documents]).sum())
 
-    def held_out(self) -> DocumentStream:
+    def training_stream(self, seed: int) -> CorpusStream:
+        """Return the endless stream of the documents that are trained on, in the orders of a seed."""
+        return CorpusStream(self.name, self.dataset, self._offsets, self._training_documents, seed)
+
+    def held_out_stream(self) -> DocumentStream:
         """Return the held-out documents in the order of the corpus."""
-        return DocumentStream(self.dataset, np.flatnonzero(self._held_out))
+        return DocumentStream(self.dataset, self._offsets, np.flatnonzero(self._held_out))
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        return self.dataset.document_offsets()
+
+    @cached_property
+    def _training_documents(self) -> NDArray[np.int64]:
+        return np.flatnonzero(~self._held_out)
 
     @cached_property
     def _held_out(self) -> NDArray[np.bool_]:
@@ -123,42 +132,53 @@ class Corpora:
 
 
 def _open_corpus(field: str, path: str, tokenizer: Tokenizer, held_out_fraction: float) -> Corpus:
-    prefix = Path(path)
+    """Open one corpus; every refusal names the field of the recipe."""
     try:
-        if not any(
-            prefix.with_name(prefix.name + end).exists() for end in (".bin", ".idx", ".manifest.json")
-        ):
-            raise CorpusError(
-                f"{field}: there is no corpus {path} (looked for {path}.bin, .idx and .manifest.json). Paths start"
-                " at the working directory; `retrieva data build` makes a corpus."
-            )
+        prefix = _existing_prefix(path)
         manifest = Manifest.load(prefix)
         dataset = IndexedDataset(prefix)
-    except DataPrepError as error:
+        _refuse_other_sizes(prefix, manifest)
+        _refuse_other_tokenizer(path, manifest, tokenizer)
+        corpus = Corpus(path, manifest, dataset, held_out_fraction)
+        if corpus.training_tokens == 0:
+            raise CorpusError(f"{path} has no text to train on. Build it from files that have some.")
+    except (DataPrepError, CorpusError) as error:
         raise CorpusError(f"{field}: {error}") from None
-    for ending, output in (("bin", manifest.outputs.bin), ("idx", manifest.outputs.idx)):
-        file = prefix.with_name(f"{prefix.name}.{ending}")
-        if file.stat().st_size != output.bytes:
+    return corpus
+
+
+def _existing_prefix(path: str) -> Path:
+    prefix = Path(path)
+    endings = (".bin", ".idx", ".manifest.json")
+    # A path such as "." has no name that an ending could be put to.
+    if not prefix.name or not any(prefix.with_name(prefix.name + ending).exists() for ending in endings):
+        raise CorpusError(
+            f"there is no corpus {path or '(an empty path)'} (looked for {path}.bin, .idx and .manifest.json)."
+            " Paths start at the working directory; `retrieva data build` makes a corpus."
+        )
+    return prefix
+
+
+def _refuse_other_sizes(prefix: Path, manifest: Manifest) -> None:
+    for file, output in (
+        (bin_path(prefix), manifest.outputs.bin),
+        (idx_path(prefix), manifest.outputs.idx),
+    ):
+        size = file.stat().st_size
+        if size != output.bytes:
             raise CorpusError(
-                f"{field}: {file} has {file.stat().st_size} bytes and its manifest says {output.bytes}; the file is"
-                " damaged or from another build. Build the corpus again."
+                f"{file} has {size:,} bytes and its manifest says {output.bytes:,}; the file is damaged or from"
+                " another build. Build the corpus again."
             )
+
+
+def _refuse_other_tokenizer(path: str, manifest: Manifest, tokenizer: Tokenizer) -> None:
     if manifest.tokenizer.sha256 != tokenizer.sha256:
         raise CorpusError(
-            f"{field}: {path} was made with the tokenizer {manifest.tokenizer.model}"
+            f"{path} was made with the tokenizer {manifest.tokenizer.model}"
             f" (sha256 {manifest.tokenizer.sha256[:12]}...), and tokenizer.model is {tokenizer.path}"
             f" ({tokenizer.sha256[:12]}...). Name the corpus's own tokenizer, or build the corpus again."
         )
-    corpus = Corpus(path, manifest, dataset, held_out_fraction)
-    try:
-        tokens = corpus.training_tokens
-    except DataPrepError as error:
-        raise CorpusError(f"{field}: {error}") from None
-    if tokens == 0:
-        raise CorpusError(
-            f"{field}: {path} has no documents to train on. Build it from files that have text."
-        )
-    return corpus
 
 
 def _refuse_same_name(corpora: tuple[Corpus, ...]) -> None:
