@@ -27,6 +27,9 @@ def train(
     from retrieva_pretrain.recipe.schema import Recipe
 
     resolved = load_yaml(Recipe, recipe, overrides or [])
+    from retrieva_pretrain.platform.quiet import quiet_upstream
+
+    quiet_upstream()
     from retrieva_pretrain.training.run import train as run
 
     run(resolved)

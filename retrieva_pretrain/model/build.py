@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
-
-with warnings.catch_warnings():
-    # megatron-core warns at import for every optional package it does not find (Transformer Engine, Apex);
-    # which of them a run uses is said once in its own log.
-    warnings.simplefilter("ignore")
-    from megatron.core import parallel_state
-    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-    from megatron.core.distributed.finalize_model_grads import finalize_model_grads
-    from megatron.core.models.bert.bert_layer_specs import bert_layer_local_spec
-    from megatron.core.transformer.module import Float16Module
-    from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.distributed.finalize_model_grads import finalize_model_grads
+from megatron.core.models.bert.bert_layer_specs import bert_layer_local_spec
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.model.masked_lm import MaskedLanguageModel

@@ -121,15 +121,14 @@ def _evaluate(stepper: Stepper, evaluator: Evaluator, metrics: MetricsLog | None
             for stage, layout in zip(stepper.recipe.curriculum, stepper.layouts, strict=True)
             if stage.seq_length == seq_length
         )
+        shown = []
         for corpus, scores in evaluator.evaluate(stepper.model, seq_length, ceiling).items():
             if metrics is None:
                 continue
             metrics.evaluation(step, corpus, seq_length, **asdict(scores))
-            say(
-                f"held-out {corpus} after step {step} (length {seq_length}): loss {scores.loss:.4f},"
-                f" accuracy {scores.masked_accuracy:.2%}"
-                f" (the most frequent token: {scores.most_frequent_accuracy:.2%})"
-            )
+            shown.append(f"{corpus} {scores.loss:.3f} ({scores.masked_accuracy:.1%})")
+        if shown:
+            say(f"held-out text after step {step}, length {seq_length}, loss (accuracy): " + ", ".join(shown))
 
 
 def _save(stepper: Stepper, checkpoints: CheckpointFolder, metrics: MetricsLog | None, step: int) -> None:
