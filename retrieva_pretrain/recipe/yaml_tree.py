@@ -1,4 +1,8 @@
-"""A YAML file as plain data that remembers on which line each key stood."""
+"""A YAML file as plain data that remembers on which line each key stood.
+
+Scalars are read as YAML 1.2 does: `1e-4` is a number, `yes` and `012` are text. Of YAML's machinery only what
+a recipe needs is accepted: no aliases (a few lines of nested ones expand to gigabytes), no tags, no merge keys.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,18 @@ KeyPath = tuple[Key, ...]
 
 # No recipe comes near this; a larger file is something else.
 _MOST_BYTES = 1 << 20
-# YAML 1.1 reads 1e-4 and 1.5e4 as strings; everybody means numbers.
-_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", list("-+0123456789")),
+    "float": (
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+_ACCEPTED_TAGS = {_TAG + kind for kind in (*_SCALARS, "str", "seq", "map")}
 
 
 @dataclass
@@ -58,10 +72,9 @@ def _merge(tree: Tree, heir: Tree, ours: dict[str, Any], theirs: dict[str, Any],
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader with numbers as people write them, and without aliases.
+    """YAML's safe loader with the scalars above and without aliases."""
 
-    A few lines of nested aliases expand to gigabytes; `base:` is how recipes share what they have in common.
-    """
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - this is how PyYAML is told
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -72,7 +85,19 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` or a YAML 1.1 reader would take for something else."""
+
+
+for _kind, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _kind, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def write_text(content: dict[str, Any]) -> str:
+    """Return plain data as YAML that reads back to the same data."""
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return text
 
 
 def read_tree(path: Path) -> Tree:
@@ -81,19 +106,25 @@ def read_tree(path: Path) -> Tree:
     Raises RecipeError, naming file and line, where it cannot be read or is not plain YAML.
     """
     try:
-        if path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise RecipeError(f"{path}: {path.stat().st_size:,} bytes is no recipe; is it the right file?")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
+    if len(data) > _MOST_BYTES:
+        raise RecipeError(
+            f"{path}: more than {_MOST_BYTES:,} bytes are no YAML of ours; is it the right file?"
+        )
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: is not a text file in UTF-8; is it the right file?") from None
     node = _compose(text, str(path))
+    if node is None:
+        raise RecipeError(f"{path}: the file is empty; it must hold `key: value` lines")
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{path}: the file must be a mapping (`key: value` lines); see recipes/demo.yaml")
-    tree = Tree({}, {(): f"{path}:1"})
-    loader = _Loader("")
-    tree.content = _convert(node, (), tree, loader, str(path))
+        raise RecipeError(f"{path}:{_line(node)}: the file must be a mapping, `key: value` lines")
+    tree = Tree({}, {(): f"{path}:{_line(node)}"})
+    tree.content = _convert(node, (), tree, _Loader(""), str(path))
     return tree
 
 
@@ -102,47 +133,79 @@ def parse_value(text: str, where: str) -> Any:
 
     Raises RecipeError, beginning with `where`, where it is not plain YAML.
     """
-    node = _compose(text, where)
-    if node is None:
-        return None
-    return _convert(node, (), Tree({}), _Loader(""), where)
+    try:
+        node = _compose(text, where)
+        return None if node is None else _convert(node, (), Tree({}), _Loader(""), where)
+    except RecipeError as error:
+        problem = re.sub(r"^:\d+", "", str(error).removeprefix(where))
+        raise RecipeError(
+            f"{where}{problem}. Text with YAML's signs in it wants quotes of its own: key='\"...\"'"
+        ) from None
 
 
 def _compose(text: str, source: str) -> Any:
-    loader = _Loader(text)
     try:
-        return loader.get_single_node()
+        loader = _Loader(text)
+        try:
+            return loader.get_single_node()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
-    finally:
-        loader.dispose()
+        raise RecipeError(f"{source}{_describe(error)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = error.character if isinstance(error.character, int) else ord(error.character)
+        raise RecipeError(
+            f"{source}:{line}: not valid YAML: the character U+{character:04X} may not stand in it"
+        ) from None
+    except RecursionError:
+        raise RecipeError(f"{source}: is nested too deeply; is it the right file?") from None
+
+
+def _describe(error: yaml.MarkedYAMLError) -> str:
+    """Return `:LINE: not valid YAML: ...` with what makes PyYAML's own words clearer."""
+    mark, begin = error.problem_mark or error.context_mark, error.context_mark
+    problem = error.problem or error.context or "unknown"
+    if "\\t" in problem:
+        problem += "; indent with spaces, not tabs"
+    elif "another document" in problem:
+        problem = "a second document begins here (`---`); a file holds one"
+    elif begin and mark and begin.line != mark.line:
+        problem += f" ({error.context}, which begins on line {begin.line + 1})"
+    return f":{mark.line + 1}: not valid YAML: {problem}" if mark else f": not valid YAML: {problem}"
+
+
+def _line(node: Any) -> int:
+    return int(node.start_mark.line) + 1
 
 
 def _convert(node: Any, path: KeyPath, tree: Tree, loader: _Loader, file: str) -> Any:
     """Turn a node into plain data, noting the line of every key on the way."""
-    place = f"{file}:{node.start_mark.line + 1}"
+    place = f"{file}:{_line(node)}"
+    if node.tag not in _ACCEPTED_TAGS:
+        raise RecipeError(
+            f"{place}: tags such as {node.tag.replace(_TAG, '!!')} are not supported; remove it"
+        )
     if isinstance(node, yaml.ScalarNode):
         try:
             return loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            raise RecipeError(f"{place}: {node.value!r} cannot be read as YAML's {node.tag}") from None
+        except (yaml.YAMLError, ValueError, LookupError):
+            kind = node.tag.removeprefix(_TAG)
+            raise RecipeError(f"{place}: {node.value[:80]!r} cannot be read as {kind}") from None
     if isinstance(node, yaml.SequenceNode):
-        items = []
         for number, item in enumerate(node.value):
-            tree.places[(*path, number)] = f"{file}:{item.start_mark.line + 1}"
-            items.append(_convert(item, (*path, number), tree, loader, file))
-        return items
+            tree.places[(*path, number)] = f"{file}:{_line(item)}"
+        return [_convert(item, (*path, number), tree, loader, file) for number, item in enumerate(node.value)]
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = key_node.value
-        where = f"{file}:{key_node.start_mark.line + 1}"
+        where = f"{file}:{_line(key_node)}"
         if not isinstance(key_node, yaml.ScalarNode) or key == "<<":
-            raise RecipeError(f"{where}: keys must be plain words; use `base:` to inherit from another file")
+            raise RecipeError(f"{where}: keys must be plain words; `base:` inherits from another file")
         if key in mapping:
-            raise RecipeError(f"{where}: {'.'.join(map(str, (*path, key)))} stands twice; remove one")
+            first = tree.places[(*path, key)].rpartition(":")[2]
+            name = ".".join(map(str, (*path, key)))
+            raise RecipeError(f"{where}: {name} stands here and on line {first}; remove one")
         tree.places[(*path, key)] = where
         mapping[key] = _convert(value_node, (*path, key), tree, loader, file)
     return mapping
