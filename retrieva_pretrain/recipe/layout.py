@@ -20,24 +20,40 @@ class StageLayout:
     """Forward passes of one process in a step (gradient accumulation)."""
 
 
+def model_parallel_size(recipe: Recipe) -> int:
+    """Return how many processes hold one copy of the model."""
+    sizes = recipe.parallelism
+    return sizes.tensor_model_parallel_size * sizes.pipeline_model_parallel_size
+
+
+def possible_world_sizes(recipe: Recipe) -> list[int]:
+    """Return, ascending, the numbers of processes over which the recipe can be divided."""
+    return [model_parallel_size(recipe) * copies for copies in divisors(recipe.global_batch_size)]
+
+
 def stage_layouts(recipe: Recipe, world_size: int) -> tuple[StageLayout, ...]:
     """Divide every stage's global batch over `world_size` processes.
 
-    Raises RecipeError, naming the numbers of processes that would do, where it does not divide.
+    The micro-batch is the largest divisor of global_batch_size / data-parallel size that the stage's
+    max_micro_batch_size allows.
+
+    Raises RecipeError, naming the nearest numbers of processes that would do, where it does not divide.
     """
-    model_parallel = (
-        recipe.parallelism.tensor_model_parallel_size * recipe.parallelism.pipeline_model_parallel_size
-    )
-    data_parallel, rest = divmod(world_size, model_parallel)
-    if rest or not data_parallel or recipe.global_batch_size % data_parallel:
-        possible = [model_parallel * d for d in divisors(recipe.global_batch_size)]
-        smaller = [n for n in possible if n < world_size][-2:]
-        larger = [n for n in possible if n > world_size][:2]
-        raise RecipeError(
-            f"global_batch_size {recipe.global_batch_size} cannot be divided over {world_size} processes"
-            f" (each copy of the model takes {model_parallel}). Use"
-            f" {' or '.join(str(n) for n in [*smaller, *larger])} processes, or change global_batch_size."
+    possible = possible_world_sizes(recipe)
+    if world_size not in possible:
+        per_copy = model_parallel_size(recipe)
+        near = [n for n in possible if n < world_size][-2:] + [n for n in possible if n > world_size][:2]
+        reason = (
+            f"one copy of the model takes {per_copy} (parallelism)"
+            if world_size % per_copy
+            else f"{world_size // per_copy} copies of the model do not divide"
+            f" global_batch_size {recipe.global_batch_size}"
         )
+        raise RecipeError(
+            f"{recipe.name} cannot run on {world_size} GPUs (processes): {reason}. Use"
+            f" {' or '.join(map(str, near))} of them, or change global_batch_size or parallelism."
+        )
+    data_parallel = world_size // model_parallel_size(recipe)
     share = recipe.global_batch_size // data_parallel
     layouts = []
     for stage in recipe.curriculum:
