@@ -24,8 +24,10 @@ def key_of(*parts: int | str) -> int:
 
     Example: `key_of(recipe.seed, "document order", corpus_name, epoch)`.
     """
-    text = "\0".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little")
+    # With their lengths, so that no text can pass for two parts; `int`, because numpy's integers count alike.
+    texts = [f"str {len(p)} {p}" if isinstance(p, str) else f"int {int(p)}" for p in parts]
+    digest = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
 def hash64(values: ArrayLike, key: ArrayLike) -> Hashes:
