@@ -19,6 +19,7 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "text (a number or a date as text is written in quotes)",
+    "string_unicode": "plain text",
     "list_type": "a list",
     "dict_type": "a mapping, `key: value` lines",
     "model_type": "a mapping, `key: value` lines",
