@@ -17,21 +17,25 @@ def plan(
             help="key.path=value: changes to single fields of the recipe.", metavar="[KEY=VALUE]..."
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs, one process each.")] = 8,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus", min=1, help="Number of GPUs; by default what one copy of the model needs."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the stages, tokens, learning rates and batches of a recipe; exit 1 where it cannot run.
 
-    Example: retrieva plan recipes/retrievabert-1.3b.yaml --gpus 32
+    Example: retrieva plan recipes/retrievabert-1.3b.yaml --gpus 32 optimizer.lr=1e-4
     """
     from rich.console import Console
 
-    from retrieva_pretrain.planning.plan import make_plan, render
+    from retrieva_pretrain.planning.plan import make_plan
+    from retrieva_pretrain.planning.table import render
     from retrieva_pretrain.recipe.loading import load_yaml
     from retrieva_pretrain.recipe.schema import Recipe
 
     made = make_plan(load_yaml(Recipe, recipe, overrides or []), gpus)
     if as_json:
-        typer.echo(json.dumps(made.as_json(), ensure_ascii=False, indent=1))
+        typer.echo(json.dumps(made.as_json(), ensure_ascii=False, indent=2))
     else:
         Console().print(render(made))

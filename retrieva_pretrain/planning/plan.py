@@ -1,22 +1,21 @@
-"""The plan of a run: stages, samples, tokens, learning rates and batches, from the recipe alone."""
+"""The plan of a run: stages, samples, tokens, learning rates and batches, before anything is started."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from data_prep.errors import DataPrepError
-from data_prep.manifest import Manifest
-from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.planning.corpora import CorpusPlan, plan_data
 from retrieva_pretrain.planning.parameters import count_parameters
-from retrieva_pretrain.recipe.layout import check_vocabulary, padded_vocab_size, stage_layouts
+from retrieva_pretrain.recipe.layout import (
+    check_vocabulary,
+    model_parallel_size,
+    padded_vocab_size,
+    possible_world_sizes,
+    stage_layouts,
+)
 from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -25,24 +24,19 @@ class StagePlan:
     """One stage."""
 
     stage: int
+    """Number of the stage, from 0."""
+
+    name: str | None
     seq_length: int
     steps: int
     samples: int
     tokens: int
+    """Positions: samples x sequence length."""
+
     first_lr: float
     last_lr: float
     micro_batch_size: int
     num_microbatches: int
-
-
-@dataclass(frozen=True)
-class CorpusPlan:
-    """One corpus; the figures are None where it is not on this machine yet."""
-
-    path: str
-    weight: float | None
-    documents: int | None
-    tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -51,28 +45,41 @@ class Plan:
 
     name: str
     gpus: int
+    possible_gpus: tuple[int, ...]
     data_parallel_size: int
+    global_batch_size: int
     steps: int
     samples: int
     tokens: int
     """Positions: samples x sequence length."""
 
-    parameters: int | None
-    """None where the tokenizer, which decides the vocabulary, is not here."""
+    tokenizer: str
+    """Path of the SentencePiece model."""
 
-    stages: list[StagePlan]
-    corpora: list[CorpusPlan]
+    vocab_size: int | None
+    """None, like the next two, where neither the tokenizer nor a corpus is here to tell it."""
+
+    padded_vocab_size: int | None
+    parameters: int | None
+    parameters_without_vocabulary: int
+    """All but the rows of the word embedding and what the head has for each of them."""
+
+    stages: tuple[StagePlan, ...]
+    corpora: tuple[CorpusPlan, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         return asdict(self)
 
 
-def make_plan(recipe: Recipe, gpus: int) -> Plan:
-    """Plan a recipe on so many GPUs (processes).
+def make_plan(recipe: Recipe, gpus: int | None = None) -> Plan:
+    """Plan a recipe on so many GPUs, one process each; without a number on the fewest that hold the model.
 
-    Raises RecipeError where it cannot be divided over them.
+    Raises:
+        RecipeError: the recipe cannot be divided over them.
+        CorpusError: what is here of the data does not fit the recipe.
     """
+    gpus = model_parallel_size(recipe) if gpus is None else gpus
     curriculum = Curriculum(recipe)
     layouts = stage_layouts(recipe, gpus)
     stages = []
@@ -81,6 +88,7 @@ def make_plan(recipe: Recipe, gpus: int) -> Plan:
         stages.append(
             StagePlan(
                 stage=index,
+                name=stage.name,
                 seq_length=stage.seq_length,
                 steps=stage.train_iters,
                 samples=curriculum.consumed_samples(end) - curriculum.consumed_samples(start),
@@ -91,79 +99,25 @@ def make_plan(recipe: Recipe, gpus: int) -> Plan:
                 num_microbatches=layout.num_microbatches,
             )
         )
+    data = plan_data(recipe)
+    padded = None
+    if data.vocab_size is not None:
+        check_vocabulary(recipe, data.vocab_size)
+        padded = padded_vocab_size(data.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
     return Plan(
         name=recipe.name,
         gpus=gpus,
+        possible_gpus=tuple(possible_world_sizes(recipe)),
         data_parallel_size=layouts[0].data_parallel_size,
+        global_batch_size=recipe.global_batch_size,
         steps=curriculum.total_steps,
         samples=curriculum.total_samples,
         tokens=curriculum.total_tokens,
-        parameters=_parameters(recipe),
-        stages=stages,
-        corpora=[_corpus(entry.path, entry.weight) for entry in recipe.data.blend],
+        tokenizer=recipe.tokenizer.model,
+        vocab_size=data.vocab_size,
+        padded_vocab_size=padded,
+        parameters=None if padded is None else count_parameters(recipe.model, padded).total,
+        parameters_without_vocabulary=count_parameters(recipe.model, 0).total,
+        stages=tuple(stages),
+        corpora=data.corpora,
     )
-
-
-def render(plan: Plan) -> RenderableType:
-    """Lay a plan out for a terminal."""
-    stages = Table(title=f"{plan.name} on {plan.gpus} GPUs", title_justify="left")
-    for name in ("stage", "length", "steps", "samples", "tokens", "first lr", "last lr", "batch"):
-        stages.add_column(name, justify="right")
-    for s in plan.stages:
-        stages.add_row(
-            str(s.stage + 1),
-            str(s.seq_length),
-            f"{s.steps:,}",
-            _short(s.samples),
-            _short(s.tokens),
-            f"{s.first_lr:.2e}",
-            f"{s.last_lr:.2e}",
-            f"{s.micro_batch_size} x {s.num_microbatches}",
-        )
-    stages.add_section()
-    stages.add_row("all", "", f"{plan.steps:,}", _short(plan.samples), _short(plan.tokens), "", "", "")
-    model = (
-        "parameters: unknown, the tokenizer is not here"
-        if plan.parameters is None
-        else f"parameters: {plan.parameters:,}"
-    )
-    corpora = Table(title="Corpora", title_justify="left")
-    corpora.add_column("path")
-    for name in ("weight", "documents", "tokens"):
-        corpora.add_column(name, justify="right")
-    for c in plan.corpora:
-        here = ("not built yet", "") if c.tokens is None else (f"{c.documents:,}", _short(c.tokens))
-        corpora.add_row(c.path, "by tokens" if c.weight is None else f"{c.weight:g}", *here)
-    return Group(
-        stages,
-        Text(
-            f"data parallel {plan.data_parallel_size} (batch: micro-batch size x accumulated per GPU); {model}\n"
-        ),
-        corpora,
-    )
-
-
-def _parameters(recipe: Recipe) -> int | None:
-    try:
-        vocab_size = Tokenizer(Path(recipe.tokenizer.model)).vocab_size
-    except DataPrepError:
-        return None
-    check_vocabulary(recipe, vocab_size)
-    padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
-    return count_parameters(recipe.model, padded).total
-
-
-def _corpus(path: str, weight: float | None) -> CorpusPlan:
-    try:
-        counts = Manifest.load(Path(path)).counts
-    except DataPrepError:
-        return CorpusPlan(path, weight, None, None)
-    return CorpusPlan(path, weight, counts.documents, counts.tokens)
-
-
-def _short(number: int) -> str:
-    """Return a number of up to four digits and its unit: 187.3 B."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return str(number)

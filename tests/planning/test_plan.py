@@ -1,0 +1,189 @@
+"""`retrieva plan`: what a run will do, and why it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.tokenizer import Tokenizer
+from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.errors import CorpusError, RecipeError
+from retrieva_pretrain.planning.parameters import count_parameters
+from retrieva_pretrain.planning.plan import make_plan
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REFERENCE, DEMO = REPOSITORY / "recipes" / "retrievabert-1.3b.yaml", REPOSITORY / "recipes" / "demo.yaml"
+MakeCorpus = Callable[..., Path]
+
+
+def retrieva_plan(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "retrieva_pretrain", "plan", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80", "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"},
+    )
+
+
+def with_data(folder: Path, tokenizer: Tokenizer, make_corpus: MakeCorpus, *overrides: str) -> Recipe:
+    """The demo's recipe over two corpora of 100 and of 300 tokens."""
+    make_corpus(folder, "one", [[10] * 49] * 2)
+    make_corpus(folder, "two", [[10] * 99] * 3)
+    data = f"data.blend=[{{path: {folder / 'one'}}}, {{path: {folder / 'two'}}}]"
+    return load_yaml(Recipe, DEMO, [data, f"tokenizer.model={tokenizer.path}", *overrides])
+
+
+def test_the_stages_of_a_plan_add_up_to_the_run() -> None:
+    recipe = load_yaml(Recipe, REFERENCE)
+    plan, curriculum = make_plan(recipe, 32), Curriculum(recipe)
+    assert sum(stage.steps for stage in plan.stages) == plan.steps == curriculum.total_steps
+    assert sum(stage.samples for stage in plan.stages) == plan.samples == 464_896_000
+    assert sum(stage.tokens for stage in plan.stages) == plan.tokens == 187_301_888_000
+    for stage in plan.stages:
+        assert stage.micro_batch_size * stage.num_microbatches * plan.data_parallel_size == 1024
+
+
+def test_a_plan_is_made_where_the_data_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(load_yaml(Recipe, REFERENCE))
+    assert plan.gpus == 1
+    assert plan.parameters is None
+    assert plan.parameters_without_vocabulary == 1_148_327_424
+    assert {(corpus.documents, corpus.share) for corpus in plan.corpora} == {(None, None)}
+
+
+def test_a_plan_tells_the_tokens_of_corpora_that_are_here(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus
+) -> None:
+    recipe = with_data(tmp_path, small_tokenizer, make_corpus)
+    plan = make_plan(recipe, 2)
+    assert [(c.documents, c.tokens, c.share) for c in plan.corpora] == [(2, 100, 0.25), (3, 300, 0.75)]
+    assert (plan.vocab_size, plan.padded_vocab_size) == (400, 512)
+    assert plan.parameters == count_parameters(recipe.model, 512).total
+
+
+def test_given_weights_are_told_as_shares(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus
+) -> None:
+    weights = ["data.blend.0.weight=1", "data.blend.1.weight=1"]
+    plan = make_plan(with_data(tmp_path, small_tokenizer, make_corpus, *weights))
+    assert [corpus.share for corpus in plan.corpora] == [0.5, 0.5]
+
+
+def test_a_corpus_tells_the_vocabulary_where_the_tokenizer_is_not_here(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus
+) -> None:
+    recipe = with_data(tmp_path, small_tokenizer, make_corpus, "tokenizer.model=gone.model")
+    assert make_plan(recipe).vocab_size == 400
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus, llm_jp_model: Path
+) -> None:
+    recipe = with_data(tmp_path, small_tokenizer, make_corpus, f"tokenizer.model={llm_jp_model}")
+    with pytest.raises(
+        CorpusError, match=r"data\.blend\.0\.path: .*one was made with .* which is not tokenizer\.model"
+    ):
+        make_plan(recipe)
+
+
+def test_corpora_of_different_tokenizers_are_refused_without_the_tokenizer_too(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus
+) -> None:
+    recipe = with_data(tmp_path, small_tokenizer, make_corpus, "tokenizer.model=gone.model")
+    manifest = tmp_path / "two.manifest.json"
+    manifest.write_text(manifest.read_text().replace(small_tokenizer.sha256, "0" * 64))
+    with pytest.raises(CorpusError, match=r"data\.blend\.1\.path: .* which is not the tokenizer of .*one"):
+        make_plan(recipe)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", "not json"])
+def test_a_corpus_that_is_not_whole_is_refused(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus, content: str | None
+) -> None:
+    recipe = with_data(tmp_path, small_tokenizer, make_corpus)
+    manifest = tmp_path / "two.manifest.json"
+    manifest.unlink()
+    if content is not None:
+        manifest.write_text(content)
+    with pytest.raises(CorpusError, match=r"data\.blend\.1\.path: .*two\.manifest\.json"):
+        make_plan(recipe)
+
+
+def test_a_file_that_is_no_tokenizer_is_refused() -> None:
+    recipe = load_yaml(Recipe, DEMO, [f"tokenizer.model={DEMO}"])
+    with pytest.raises(CorpusError, match=r"tokenizer\.model: .*demo\.yaml"):
+        make_plan(recipe)
+
+
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_a_corpus_path_without_a_name_is_no_corpus(path: str) -> None:
+    plan = make_plan(load_yaml(Recipe, DEMO, [f"data.blend=[{{path: {path!r}}}]"]))
+    assert plan.corpora[0].tokens is None
+
+
+def test_gpus_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(RecipeError, match="cannot run on 3 GPUs"):
+        make_plan(load_yaml(Recipe, DEMO), 3)
+
+
+def test_the_fewest_gpus_are_those_of_one_copy() -> None:
+    recipe = load_yaml(Recipe, DEMO, ["parallelism.tensor_model_parallel_size=2"])
+    plan = make_plan(recipe)
+    assert (plan.gpus, plan.data_parallel_size) == (2, 1)
+    assert plan.possible_gpus == (2, 4, 8, 16, 32, 64, 128)
+
+
+class TestCommand:
+    def test_it_fits_80_columns_when_piped(self, tmp_path: Path) -> None:
+        done = retrieva_plan(str(REFERENCE), "--gpus", "32", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert max(len(line) for line in done.stdout.splitlines()) <= 80
+        assert "\x1b" not in done.stdout
+        for word in ("187.3 B", "454,000", "1.41e-04", "8 x 4", "data/the_stack", "not here"):
+            assert word in done.stdout
+
+    def test_json_is_the_whole_plan(self, tmp_path: Path) -> None:
+        done = retrieva_plan(
+            str(REFERENCE), "--gpus", "8", "--json", "seed=1", "optimizer.lr=1e-4", cwd=tmp_path
+        )
+        content = json.loads(done.stdout)
+        assert content["gpus"] == 8
+        assert content["tokens"] == 187_301_888_000
+        assert [stage["micro_batch_size"] for stage in content["stages"]] == [128, 64, 32, 8]
+        assert content["stages"][0]["first_lr"] == 0.0
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["no.yaml"], "retrieva: no.yaml: cannot be read: No such file or directory"),
+            ([str(DEMO), "--gpus", "3"], "Use 1 or 2 or 4 or 8 of them"),
+            (
+                [str(DEMO), "modle.num_layers=2"],
+                "override 'modle.num_layers=2': modle: unknown key; did you mean model?",
+            ),
+            ([str(DEMO), "model.num_layers=2.5"], "model.num_layers: must be a whole number, not 2.5"),
+        ],
+    )
+    def test_what_cannot_run_ends_in_one_message_and_1(
+        self, tmp_path: Path, arguments: list[str], words: str
+    ) -> None:
+        done = retrieva_plan(*arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_wrong_usage_ends_in_2(self, tmp_path: Path) -> None:
+        assert retrieva_plan(str(DEMO), "--gpus", "0", cwd=tmp_path).returncode == 2
