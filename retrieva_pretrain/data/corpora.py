@@ -66,6 +66,12 @@ class Corpus:
         offsets, documents = self._offsets, self._training_documents
         return int((offsets[documents + 1] - offsets[documents]).sum())
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the training documents hold anything but their end tokens."""
+        ends = len(self._training_documents) if self.manifest.append_eod else 0
+        return self.training_tokens > ends
+
     def training_stream(self, seed: int) -> CorpusStream:
         """Return the endless stream of the documents that are trained on, in the orders of a seed."""
         return CorpusStream(self.name, self.dataset, self._offsets, self._training_documents, seed)
@@ -140,7 +146,7 @@ def _open_corpus(field: str, path: str, tokenizer: Tokenizer, held_out_fraction:
         _refuse_other_sizes(prefix, manifest)
         _refuse_other_tokenizer(path, manifest, tokenizer)
         corpus = Corpus(path, manifest, dataset, held_out_fraction)
-        if corpus.training_tokens == 0:
+        if not corpus.has_text:
             raise CorpusError(f"{path} has no text to train on. Build it from files that have some.")
     except (DataPrepError, CorpusError) as error:
         raise CorpusError(f"{field}: {error}") from None
@@ -153,7 +159,7 @@ def _existing_prefix(path: str) -> Path:
     # A path such as "." has no name that an ending could be put to.
     if not prefix.name or not any(prefix.with_name(prefix.name + ending).exists() for ending in endings):
         raise CorpusError(
-            f"there is no corpus {path or '(an empty path)'} (looked for {path}.bin, .idx and .manifest.json)."
+            f"there is no corpus {path} (looked for {path}.bin, .idx and .manifest.json)."
             " Paths start at the working directory; `retrieva data build` makes a corpus."
         )
     return prefix

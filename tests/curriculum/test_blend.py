@@ -14,6 +14,7 @@ PERIODS = st.integers(8, 300)
 
 
 @given(weights=WEIGHTS, period=PERIODS, n=st.integers(0, 10**15))
+@settings(deadline=None)
 def test_every_sample_belongs_to_one_corpus_and_counts_never_shrink(
     weights: list[float], period: int, n: int
 ) -> None:
@@ -23,6 +24,7 @@ def test_every_sample_belongs_to_one_corpus_and_counts_never_shrink(
 
 
 @given(weights=WEIGHTS, period=PERIODS, n=st.integers(0, 10**15))
+@settings(deadline=None)
 def test_a_sample_s_corpus_is_the_one_whose_count_it_raises(
     weights: list[float], period: int, n: int
 ) -> None:
@@ -35,7 +37,7 @@ def test_a_sample_s_corpus_is_the_one_whose_count_it_raises(
 
 
 @given(weights=WEIGHTS)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_shares_are_the_weights_to_one_sample_a_period(weights: list[float]) -> None:
     per_period = Blend(weights).per_period
     quotas = np.array(weights) / sum(weights) * PERIOD
@@ -46,6 +48,7 @@ def test_shares_are_the_weights_to_one_sample_a_period(weights: list[float]) -> 
 
 
 @given(weights=WEIGHTS, period=PERIODS)
+@settings(deadline=None)
 def test_every_corpus_is_spread_evenly(weights: list[float], period: int) -> None:
     blend = Blend(weights, period)
     n = np.arange(2 * period)[:, None]

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieva_pretrain.curriculum.permutation import KeyedPermutation
@@ -15,12 +15,14 @@ KEYS = st.integers(0, 2**64 - 1)
 
 
 @given(size=st.integers(0, 3000), key=KEYS)
+@settings(deadline=None)
 def test_every_element_comes_exactly_once(size: int, key: int) -> None:
     shuffled = KeyedPermutation(size, key)(np.arange(size))
     assert np.array_equal(np.sort(shuffled), np.arange(size))
 
 
 @given(size=st.integers(2**20, 2**62 - 1), key=KEYS)
+@settings(deadline=None)
 def test_no_element_of_a_huge_range_comes_twice_or_from_outside(size: int, key: int) -> None:
     positions = np.concatenate([np.arange(500), size - 1 - np.arange(500)])
     shuffled = KeyedPermutation(size, key)(positions)
@@ -30,6 +32,7 @@ def test_no_element_of_a_huge_range_comes_twice_or_from_outside(size: int, key: 
 
 
 @given(size=st.integers(1, 2**50), key=KEYS, data=st.data())
+@settings(deadline=None)
 def test_an_element_s_place_does_not_depend_on_what_else_is_asked(
     size: int, key: int, data: st.DataObject
 ) -> None:

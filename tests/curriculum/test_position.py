@@ -53,6 +53,7 @@ TOKENS = st.lists(st.integers(1, 400), min_size=1, max_size=3)
 
 
 @given(stages=STAGES, tokens=TOKENS)
+@settings(deadline=None)
 def test_a_stage_starts_where_the_one_before_it_stopped(
     stages: list[tuple[int, int]], tokens: list[int]
 ) -> None:
@@ -64,7 +65,7 @@ def test_a_stage_starts_where_the_one_before_it_stopped(
 
 
 @given(stages=STAGES, tokens=TOKENS, seed=st.integers(0, 2**62))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_the_windows_of_a_stage_cover_its_range_exactly_once(
     stages: list[tuple[int, int]], tokens: list[int], seed: int
 ) -> None:
@@ -79,6 +80,7 @@ def test_the_windows_of_a_stage_cover_its_range_exactly_once(
 
 
 @given(stages=STAGES, tokens=TOKENS)
+@settings(deadline=None)
 def test_an_epoch_begins_only_when_the_one_before_it_is_used_up(
     stages: list[tuple[int, int]], tokens: list[int]
 ) -> None:
@@ -107,6 +109,7 @@ def test_windows_are_not_taken_in_the_order_of_the_stream() -> None:
 
 
 @given(stages=STAGES, tokens=TOKENS, data=st.data())
+@settings(deadline=None)
 def test_what_a_step_has_used_is_the_sum_of_its_windows(
     stages: list[tuple[int, int]], tokens: list[int], data: st.DataObject
 ) -> None:
