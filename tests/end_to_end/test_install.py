@@ -1,0 +1,53 @@
+"""The wheel, installed into a clean environment far from the checkout, is all that a user needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**kept, **environment},
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_a_wheel_in_a_clean_environment_plans_prepares_and_trains(tmp_path: Path) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    constraints = REPOSITORY / "constraints" / f"python{version}.txt"
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "--upgrade", "pip>=24", cwd=tmp_path)
+    run(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "wheel", REPOSITORY, cwd=tmp_path)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    # torch by its pin first, as the Makefile does.
+    run(python, "-m", "pip", "install", "-q", "-c", constraints, "torch", cwd=tmp_path)
+    run(python, "-m", "pip", "install", "-q", "-c", constraints, wheel, cwd=tmp_path)
+    run(python, "-m", "pip", "check", cwd=tmp_path)
+
+    work = tmp_path / "work"
+    work.mkdir()
+    retrieva = tmp_path / "venv" / "bin" / "retrieva"
+    found = run(
+        python, "-c", "from retrieva_pretrain.demo import recipes_folder; print(recipes_folder())", cwd=work
+    )
+    recipes = Path(found.strip())
+    assert recipes.is_relative_to(tmp_path / "venv")
+    assert "454,000" in run(retrieva, "plan", recipes / "retrievabert-1.3b.yaml", cwd=work)
+    run(retrieva, "data", "samples", "raw", cwd=work)
+    assert any((work / "raw").rglob("*.xml.bz2"))
