@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieva_pretrain.curriculum.schedule import learning_rate, scheduled
@@ -85,6 +85,7 @@ def test_the_rate_of_warm_up_stable_decay_is_megatrons(style: str, fall: int) ->
         assert same(learning_rate(recipe, step), rate), step
 
 
+@settings(deadline=None)
 @given(
     lr=st.floats(1e-6, 1.0),
     floor=st.floats(0.0, 1.0),
@@ -96,7 +97,7 @@ def test_the_rate_is_megatrons_for_any_schedule(
     lr: float, floor: float, steps: int, warmup: float, style: str
 ) -> None:
     wsd = style in WSD_STYLES
-    settings = OptimizerConfig(
+    optimizer = OptimizerConfig(
         lr=lr,
         min_lr=floor * lr,
         lr_warmup_fraction=warmup,
@@ -104,9 +105,9 @@ def test_the_rate_is_megatrons_for_any_schedule(
         lr_wsd_decay_style=style if wsd else "linear",  # type: ignore[arg-type]
         lr_wsd_decay_iters=max(1, (steps - math.floor(warmup * steps)) // 2) if wsd else None,
     )
-    for step, rate in enumerate(megatrons_rates(settings, steps, beyond=5)):
+    for step, rate in enumerate(megatrons_rates(optimizer, steps, beyond=5)):
         # Near the end of a fall to 0 both are differences of nearly equal numbers.
-        assert math.isclose(scheduled(settings, step, steps), rate, rel_tol=1e-12, abs_tol=1e-15 * lr), step
+        assert math.isclose(scheduled(optimizer, step, steps), rate, rel_tol=1e-12, abs_tol=1e-15 * lr), step
 
 
 def test_the_rate_of_the_reference_recipe_is_megatrons_at_every_step_of_454_000() -> None:

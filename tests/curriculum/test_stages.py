@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieva_pretrain.curriculum.stages import Curriculum
@@ -30,6 +30,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     return Recipe.model_validate(content)
 
 
+@settings(deadline=None)
 @given(recipe=recipes())
 def test_every_step_lies_where_a_walk_through_the_stages_finds_it(recipe: Recipe) -> None:
     curriculum = Curriculum(recipe)
@@ -53,6 +54,7 @@ def test_every_step_lies_where_a_walk_through_the_stages_finds_it(recipe: Recipe
     )
 
 
+@settings(deadline=None)
 @given(recipe=recipes())
 def test_every_step_lies_in_exactly_one_stage(recipe: Recipe) -> None:
     curriculum = Curriculum(recipe)
@@ -61,6 +63,7 @@ def test_every_step_lies_in_exactly_one_stage(recipe: Recipe) -> None:
         assert [index for index, steps in enumerate(ranges) if step in steps] == [curriculum.at(step).index]
 
 
+@settings(deadline=None)
 @given(recipe=recipes())
 def test_what_is_consumed_grows_with_every_step_and_ends_at_the_total(recipe: Recipe) -> None:
     curriculum = Curriculum(recipe)

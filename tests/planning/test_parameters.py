@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieva_pretrain.planning.parameters import count_parameters
@@ -44,12 +44,14 @@ def test_an_untied_head_has_its_own_matrix() -> None:
     assert count_parameters(tiny(tied=False), 10).total - count_parameters(tiny(), 10).total == 80
 
 
+@settings(deadline=None)
 @given(groups=st.sampled_from([1, 2, 4]))
 def test_a_query_group_adds_a_key_and_a_value_head(groups: int) -> None:
     added = count_parameters(tiny(groups), 10).layer - count_parameters(tiny(1), 10).layer
     assert added == (groups - 1) * 2 * (8 * 2 + 2)
 
 
+@settings(deadline=None)
 @given(vocab=st.integers(0, 1000))
 def test_a_row_of_the_vocabulary_costs_its_embedding_and_its_bias(vocab: int) -> None:
     assert count_parameters(tiny(), vocab).total == count_parameters(tiny(), 0).total + vocab * (8 + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieva_pretrain.errors import RecipeError
@@ -26,11 +26,13 @@ def demo(*overrides: str) -> Recipe:
     return load_yaml(Recipe, RECIPES / "demo.yaml", overrides)
 
 
+@settings(deadline=None)
 @given(number=st.integers(1, 5000))
 def test_divisors_are_all_that_divide(number: int) -> None:
     assert divisors(number) == [d for d in range(1, number + 1) if number % d == 0]
 
 
+@settings(deadline=None)
 @given(batch=st.integers(1, 300), ceiling=st.integers(1, 64), gpus=st.integers(1, 300))
 def test_the_micro_batch_is_the_largest_divisor_under_its_ceiling(
     batch: int, ceiling: int, gpus: int
@@ -93,6 +95,7 @@ def test_every_possible_number_of_gpus_is_possible(parallel: tuple[int, int]) ->
         assert stage_layouts(recipe, gpus)[0].data_parallel_size * parallel[0] * parallel[1] == gpus
 
 
+@settings(deadline=None)
 @given(vocab_size=st.integers(1, 10**6), multiple=st.integers(1, 1000))
 def test_the_vocabulary_is_padded_to_the_next_multiple(vocab_size: int, multiple: int) -> None:
     padded = padded_vocab_size(vocab_size, multiple)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -209,6 +209,8 @@ class TestBase:
         write(tmp_path, GOOD, "base.yaml")
         heir = write(tmp_path, "base: base.yaml\nwheels:\n  - size: x\n", "heir.yaml")
         assert refusal(heir).startswith(f"{heir}:3: wheels.0.size: ")
+        heir.write_text("base: base.yaml\n\nwheels: [{size: 1},\n  {maker: x}]\n")
+        assert refusal(heir) == f"{heir}:4: wheels.1.size: missing; add it"
 
     def test_a_key_missing_in_both_is_placed_in_the_heir(self, tmp_path: Path) -> None:
         write(tmp_path, "name: a\n", "base.yaml")
@@ -321,6 +323,7 @@ text_like_other_things = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     name=text | text_like_other_things,
     litres=st.floats(min_value=0, exclude_min=True, allow_infinity=False),

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from retrieva_pretrain.curriculum.schedule import learning_rate
+from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Corpus, Recipe, Stage
@@ -14,6 +18,32 @@ from retrieva_pretrain.recipe.sections import Section
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
 TP, PP = "parallelism.tensor_model_parallel_size", "parallelism.pipeline_model_parallel_size"
 
+DAMAGE = [
+    "",
+    ":",
+    "\t",
+    "- ",
+    "{",
+    "]",
+    "'",
+    '"',
+    "#",
+    "&a",
+    "*a",
+    "!!",
+    "<<: ",
+    "|",
+    "? ",
+    "---",
+    "%",
+    "\0",
+    "é",
+    "1",
+    "-",
+    ".",
+    "e9",
+    "~",
+]
 SECTIONS = Section.__subclasses__()
 
 
@@ -205,3 +235,26 @@ def test_a_resolved_recipe_is_written_and_read_back_equal(tmp_path: Path) -> Non
     )
     (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
     assert load_yaml(Recipe, tmp_path / "recipe.yaml") == recipe
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_no_damage_to_a_recipe_ends_in_anything_but_a_recipe_or_a_refusal(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    lines = DEMO.read_text(encoding="utf-8").splitlines()
+    for _ in range(data.draw(st.integers(1, 3))):
+        number = data.draw(st.integers(0, len(lines) - 1))
+        line = lines[number]
+        cut = data.draw(st.integers(0, len(line)))
+        lines[number] = line[:cut] + data.draw(st.sampled_from(DAMAGE)) + line[cut + 1 :]
+    path = tmp_path_factory.getbasetemp() / "damaged.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    try:
+        recipe = load_yaml(Recipe, path)
+    except RecipeError as error:
+        assert str(path) in str(error)
+        return
+    Curriculum(recipe)
+    for step in (0, 1, 10**6):
+        assert learning_rate(recipe, step) >= 0
