@@ -36,20 +36,20 @@ def explain(error: ValidationError, tree: Tree, model_type: type[BaseModel]) -> 
     """Return one line `FILE:LINE: field: what is wrong; what to do` for each thing that is wrong."""
     lines: list[str] = []
     for problem in error.errors(include_url=False):
-        for path, message in _findings(problem, model_type):
+        for path, message in _findings(problem, tree, model_type):
             name = ".".join(map(str, path))
             lines.append(f"{tree.place(path)}: {name}{': ' if name else ''}{message}")
     return "\n".join(dict.fromkeys(lines))
 
 
-def _findings(problem: Any, model_type: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
+def _findings(problem: Any, tree: Tree, model_type: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
     """Split one of pydantic's findings into the fields at fault."""
     path: KeyPath = tuple(problem["loc"])
     if problem["type"] != "value_error":
         yield path, _message(problem, path, model_type)
         return
     whole = str(problem["msg"]).removeprefix("Value error, ")
-    lines = [_field_named_in(line, path, model_type) for line in whole.split("\n")]
+    lines = [_field_named_in(line, path, tree, model_type) for line in whole.split("\n")]
     # Validators over several fields begin each line with the one to change; others say what they like.
     if all(field is not None for field, _ in lines):
         yield from ((field, text) for field, text in lines if field is not None)
@@ -57,12 +57,15 @@ def _findings(problem: Any, model_type: type[BaseModel]) -> Iterator[tuple[KeyPa
         yield path, whole
 
 
-def _field_named_in(line: str, path: KeyPath, model_type: type[BaseModel]) -> tuple[KeyPath | None, str]:
+def _field_named_in(
+    line: str, path: KeyPath, tree: Tree, model_type: type[BaseModel]
+) -> tuple[KeyPath | None, str]:
     found = re.match(r"([a-z_0-9]+(?:\.[a-z_0-9]+)*): (.*)", line)
     if not found:
         return None, line
     inside = tuple(int(part) if part.isdecimal() else part for part in found[1].split("."))
-    if _field(model_type, (*path, *inside)) is None:
+    # A free mapping, such as the options of a source, has keys that only the file knows.
+    if _field(model_type, (*path, *inside)) is None and (*path, *inside) not in tree.places:
         return None, line
     return (*path, *inside), found[2]
 

@@ -42,6 +42,13 @@ class Car(Strict):
             raise ValueError("note: this name is bad")
         return name
 
+    @field_validator("options")
+    @classmethod
+    def _has_no_spoiler(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "spoiler" in options:
+            raise ValueError("spoiler: not on this car")
+        return options
+
 
 GOOD = """\
 # a comment
@@ -125,6 +132,11 @@ def test_all_faults_are_said_in_one_message(tmp_path: Path) -> None:
         f"{path}:4: wheels.0.size: must be a whole number, not 'x'",
         f"{path}:5: wheels.1.makre: unknown key; did you mean maker? known here: size, maker",
     ]
+
+
+def test_a_fault_in_a_free_mapping_is_placed_at_its_key(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "options:\n  radio: 1\n  spoiler: 1\n")
+    assert refusal(path) == f"{path}:12: options.spoiler: not on this car"
 
 
 def test_an_unknown_key_far_from_all_lists_the_known_ones(tmp_path: Path) -> None:
