@@ -7,6 +7,7 @@ the process; nothing outside this package knows. Seen with megatron-core 0.16.1 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import resource
 from typing import Any
@@ -17,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
 
 _HOST = torch.device("cpu")
+# Numbers of glibc's <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class HostPlatform:
@@ -27,6 +30,7 @@ class HostPlatform:
 
     def prepare(self, local_rank: int) -> None:
         """Answer megatron-core's CUDA assumptions for the rest of this process's life."""
+        _keep_freed_memory()
         _answer_for_cuda()
         use_adam_with_fused_state_layout()
 
@@ -50,6 +54,18 @@ class HostPlatform:
     def memory_allocated(self) -> int:
         """Return the peak resident bytes of this process."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc's malloc keep large blocks that were freed, as CUDA's caching allocator does.
+
+    By default it gives them back to the kernel, and every step faults the same pages in again and again, which
+    costs more than the arithmetic where the vocabulary is large. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _names_cuda(device: Any) -> bool:
