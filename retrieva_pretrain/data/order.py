@@ -20,7 +20,7 @@ class DocumentStream:
         """Take the dataset, its `document_offsets()` and the numbers of the documents in their order."""
         self.documents = documents
         self._offsets = offsets
-        self._tokens = np.asarray(dataset.tokens)
+        self._dataset = dataset
         # [documents + 1]: where each document begins in the stretch; the last is the stretch's size.
         self._bounds = np.zeros(len(documents) + 1, dtype=np.int64)
         np.cumsum(offsets[documents + 1] - offsets[documents], out=self._bounds[1:])
@@ -48,7 +48,7 @@ class DocumentStream:
         sources = self._offsets[self.documents[places]] + begins - self._bounds[places]
         indices = np.repeat(sources - _exclusive_sum(lengths), lengths)
         indices += np.arange(len(indices))
-        return np.asarray(self._tokens[indices])
+        return np.asarray(self._dataset.tokens)[indices]
 
     def documents_between(self, start: int, end: int) -> Integers:
         """Return the numbers of the documents that a range of tokens touches."""

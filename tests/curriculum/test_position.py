@@ -98,14 +98,16 @@ def test_an_epoch_begins_only_when_the_one_before_it_is_used_up(
 
 
 def test_windows_are_not_taken_in_the_order_of_the_stream() -> None:
-    run = positions([(10, 250)], [8 * 700])
-    offsets = run.stream_offsets(0, 0, np.arange(1000))
-    for epoch in (offsets[:700], offsets[700:]):
+    run = positions([(10, 250)], [8 * 500])
+    first, second = np.split(run.stream_offsets(0, 0, np.arange(1000)), 2)
+    for epoch in (first, second):
         assert (np.diff(epoch) == 8).mean() < 0.02
-    # The second epoch, and another seed, have orders of their own.
-    assert not np.array_equal(offsets[700:] - 8 * 700, offsets[:300])
-    other = positions([(10, 250)], [8 * 700], seed=2).stream_offsets(0, 0, np.arange(1000))
-    assert not np.array_equal(other, offsets)
+    # The second epoch, the same windows of another stage, and another seed have orders of their own.
+    assert not np.array_equal(second - 8 * 500, first)
+    in_two_stages = positions([(10, 125), (10, 125)], [8 * 500])
+    assert not np.array_equal(in_two_stages.stream_offsets(1, 0, np.arange(500)), second)
+    other = positions([(10, 250)], [8 * 500], seed=2).stream_offsets(0, 0, np.arange(500))
+    assert not np.array_equal(other, first)
 
 
 @given(stages=STAGES, tokens=TOKENS, data=st.data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_another_seed_reads_and_masks_in_another_order(
     a, b = one.samples(one.step(0)), other.samples(other.step(0))
     assert not np.array_equal(a["labels"], b["labels"])
     assert not np.array_equal(a["loss_mask"], b["loss_mask"])
+
+
+def test_a_data_worker_gets_the_samples_by_name_not_a_copy_of_the_corpora(
+    open_run: OpenRun, ordinary_ids: list[int]
+) -> None:
+    samples = open_samples(open_run, {"big": [ordinary_ids[:300] * 100] * 20})
+    expected = samples.samples(samples.step(3))
+    sent = pickle.dumps(samples)
+    assert len(sent) < 1_000_000, "the corpus alone has 1.2 MB"
+    assert equal(pickle.loads(sent).samples(samples.step(3)), expected)
 
 
 # Invariant 3: elastic.
