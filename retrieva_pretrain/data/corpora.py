@@ -25,6 +25,9 @@ from retrieva_pretrain.data.order import CorpusStream, DocumentStream
 from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.recipe.schema import Recipe
 
+# All would read the whole .bin, page by page, on every process.
+_ENDS_LOOKED_AT = 256
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -71,6 +74,21 @@ class Corpus:
         """Whether the training documents hold anything but their end tokens."""
         ends = len(self._training_documents) if self.manifest.append_eod else 0
         return self.training_tokens > ends
+
+    @property
+    def documents_end_where_indexed(self) -> bool:
+        """Whether documents, 256 of them in a large corpus, have their end token where the index puts it.
+
+        An index of another build can have the right size. `retrieva data verify` compares all of it.
+        """
+        lengths, end = np.diff(self._offsets), self.manifest.eod
+        if (lengths < 0).any():
+            return False
+        if not self.manifest.append_eod or end is None:
+            return True
+        ends = self._offsets[1:][lengths > 0]
+        chosen = np.linspace(0, len(ends) - 1, min(len(ends), _ENDS_LOOKED_AT)).astype(np.int64)
+        return bool((self.dataset.tokens[ends[chosen] - 1] == end.id).all())
 
     def training_stream(self, seed: int) -> CorpusStream:
         """Return the endless stream of the documents that are trained on, in the orders of a seed."""
@@ -146,6 +164,7 @@ def _open_corpus(field: str, path: str, tokenizer: Tokenizer, held_out_fraction:
         _refuse_other_sizes(prefix, manifest)
         _refuse_other_tokenizer(path, manifest, tokenizer)
         corpus = Corpus(path, manifest, dataset, held_out_fraction)
+        _refuse_other_index(prefix, corpus)
         if not corpus.has_text:
             raise CorpusError(f"{path} has no text to train on. Build it from files that have some.")
     except (DataPrepError, CorpusError) as error:
@@ -176,6 +195,20 @@ def _refuse_other_sizes(prefix: Path, manifest: Manifest) -> None:
                 f"{file} has {size:,} bytes and its manifest says {output.bytes:,}; the file is damaged or from"
                 " another build. Build the corpus again."
             )
+
+
+def _refuse_other_index(prefix: Path, corpus: Corpus) -> None:
+    written, indexed = corpus.manifest.dtype, corpus.dataset.dtype.name
+    if written != indexed:
+        fault = f"it says the ids are {indexed}, the manifest says {written}"
+    elif not corpus.documents_end_where_indexed:
+        fault = "documents do not end where it says"
+    else:
+        return
+    raise CorpusError(
+        f"{idx_path(prefix)} does not match {bin_path(prefix).name}: {fault}. One of the two is damaged or from"
+        f" another build; `retrieva data verify {corpus.path}` compares all of them. Build the corpus again."
+    )
 
 
 def _refuse_other_tokenizer(path: str, manifest: Manifest, tokenizer: Tokenizer) -> None:

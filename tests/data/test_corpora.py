@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 
@@ -99,6 +100,58 @@ def test_an_index_that_does_not_match_its_bin_is_refused(
     message = refusal(two_corpora)
     assert message.startswith("data.blend.1.path: ")
     assert "bad.idx" in message
+
+
+@pytest.mark.parametrize("documents", [10, 5000])
+def test_an_index_of_another_corpus_of_the_same_size_is_refused(
+    tmp_path: Path,
+    make_corpus: Callable[..., Path],
+    make_recipe: MakeRecipe,
+    small_tokenizer: Tokenizer,
+    documents: int,
+) -> None:
+    one, other = (
+        make_corpus(tmp_path, name, pair * documents)
+        for name, pair in (("one", [[20, 21, 22], [23]]), ("other", [[20, 21], [22, 23]]))
+    )
+    assert Path(f"{one}.bin").stat().st_size == Path(f"{other}.bin").stat().st_size
+    Path(f"{one}.idx").write_bytes(Path(f"{other}.idx").read_bytes())
+    message = refusal(make_recipe(small_tokenizer.path, [{"path": str(one)}], STAGES))
+    assert message.startswith(f"data.blend.0.path: {one}.idx does not match one.bin")
+    assert f"retrieva data verify {one}" in message
+
+
+def test_an_index_with_a_document_of_negative_length_is_refused(two_corpora: Recipe) -> None:
+    # Of the right sum and with an end token at either end: 4 + 3 + 2 tokens become 9 - 2 + 2.
+    file = Path(f"{two_corpora.data.blend[1].path}.idx")
+    index = bytearray(file.read_bytes())
+    index[34:42] = (9).to_bytes(4, "little") + (-2).to_bytes(4, "little", signed=True)
+    file.write_bytes(index)
+    assert "bad.idx does not match bad.bin" in refusal(two_corpora)
+
+
+def test_an_index_of_another_type_of_ids_is_refused(two_corpora: Recipe) -> None:
+    file = Path(f"{two_corpora.data.blend[1].path}.idx")
+    index = bytearray(file.read_bytes())
+    index[17] = 3  # Megatron's code of int16; the ids are uint16
+    file.write_bytes(index)
+    assert "it says the ids are int16, the manifest says uint16" in refusal(two_corpora)
+
+
+def test_a_corpus_without_end_tokens_is_opened(
+    tmp_path: Path, make_corpus: Callable[..., Path], make_recipe: MakeRecipe, small_tokenizer: Tokenizer
+) -> None:
+    prefix = make_corpus(tmp_path, "plain", DOCUMENTS)
+    end = small_tokenizer.piece_id("</s>")
+    tokens = np.fromfile(f"{prefix}.bin", dtype=np.uint16)
+    tokens[tokens == end] = 30
+    tokens.tofile(f"{prefix}.bin")
+    recipe = make_recipe(small_tokenizer.path, [{"path": str(prefix)}], STAGES)
+    assert "documents do not end where it says" in refusal(recipe)
+    manifest = Path(f"{prefix}.manifest.json")
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"append_eod": False, "eod": None}))
+    assert Corpora.open(recipe).corpora[0].training_tokens == len(tokens)
 
 
 def test_both_files_of_another_build_are_refused(
