@@ -21,6 +21,12 @@ def test_every_element_comes_exactly_once(size: int, key: int) -> None:
     assert np.array_equal(np.sort(shuffled), np.arange(size))
 
 
+def test_every_element_comes_exactly_once_for_every_small_size() -> None:
+    # Rectangles with and without cells too many, a row or column of one cell among them.
+    for size in range(1001):
+        assert np.array_equal(np.sort(KeyedPermutation(size, size)(np.arange(size))), np.arange(size))
+
+
 @given(size=st.integers(2**20, 2**62 - 1), key=KEYS)
 @settings(deadline=None)
 def test_no_element_of_a_huge_range_comes_twice_or_from_outside(size: int, key: int) -> None:
