@@ -1,0 +1,165 @@
+"""The main job in small, on any machine: `retrieva demo`, or `make demo`.
+
+Raw sample corpora in the five true file formats -> tokenizer -> Megatron indexed datasets -> the four-stage
+curriculum under torchrun with two processes, killed once on purpose and resumed -> a summary. Everything it
+writes lies in the folder `demo/` of the working directory.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from data_prep.build import build
+from data_prep.corpus import CorpusConfig, TokenizerConfig
+from data_prep.samples.build import write_sample_corpora
+from data_prep.train_tokenizer import train_tokenizer
+from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.errors import RetrievaError
+from retrieva_pretrain.launch.torchrun import kill_tree, start, torchrun_command
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.report.loss_curve import draw_loss_curve
+from retrieva_pretrain.report.metrics import read_metrics
+from retrieva_pretrain.report.summary import render, summarise
+
+FOLDER = Path("demo")
+PROCESSES = 2
+VOCAB_SIZE = 6000
+
+# The five corpora of RetrievaBERT: source, files in the folder of raw texts, options of the source.
+CORPORA: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ja_cc": ("llm_jp_cc", "*.jsonl.gz", {}),
+    "refinedweb": ("refinedweb", "*.parquet", {}),
+    "zh_wiki": ("wikipedia", "*.xml.bz2", {"variant": "zh-cn"}),
+    "ko_wiki": ("wikipedia", "*.xml.bz2", {}),
+    "the_stack": ("the_stack", "data/*/*.parquet", {}),
+}
+
+NEXT_STEPS = """
+On your own data, next (docs: README.md, "From the demo to the 1.3 B model"):
+
+  retrieva data build {recipes}/corpora/llm_jp_cc.yaml --output data 'files=[/your/files/*.jsonl.gz]' tokenizer.model=/your/tokenizer.model
+  retrieva plan {recipes}/retrievabert-1.3b.yaml --gpus 32
+  torchrun --nproc-per-node 4 -m retrieva_pretrain train {recipes}/retrievabert-1.3b.yaml
+"""
+
+
+def recipes_folder() -> Path:
+    """Return where the recipes lie: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "recipes"
+    return inside if inside.is_dir() else here.parent / "recipes"
+
+
+def run_demo() -> None:
+    """Run the demo from the raw texts to the summary. What a demo left here before makes way.
+
+    Raises:
+        RetrievaError: training ended with an error; its log is named.
+    """
+    console = Console()
+    started = time.monotonic()
+    recipe_file = recipes_folder() / "demo.yaml"
+    recipe = load_yaml(Recipe, recipe_file)
+    run = Path(recipe.runs_dir) / recipe.name
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+    _prepare_data(console, recipe)
+    console.rule(f"4. Training through {len(recipe.curriculum)} stages, {PROCESSES} processes under torchrun")
+    _train_with_a_kill(console, recipe_file, recipe, run)
+    console.rule("5. Summary")
+    console.print(render(summarise(run)))
+    picture = run / "loss_curve.png"
+    draw_loss_curve(run, picture)
+    console.print(
+        f"\nThe loss curve: {picture}. The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
+    )
+    console.print(NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False)
+
+
+def _prepare_data(console: Console, recipe: Recipe) -> None:
+    """Write the raw corpora, train the tokenizer on them, and build each into an indexed dataset."""
+    console.rule("1. Raw corpora in five file formats")
+    folders = write_sample_corpora(FOLDER / "raw")
+    for path in sorted(p for folder in folders.values() for p in folder.rglob("*") if p.is_file()):
+        console.print(f"{path}  {path.stat().st_size:,} bytes", soft_wrap=True)
+    corpora = [
+        CorpusConfig(
+            name=name,
+            source=source,
+            files=[str(folders[name] / pattern)],
+            tokenizer=TokenizerConfig(model=recipe.tokenizer.model),
+            options=options,
+        )
+        for name, (source, pattern, options) in CORPORA.items()
+    ]
+    console.rule("2. A tokenizer with LLM-jp's special pieces")
+    with console.status("training SentencePiece"):
+        tokenizer = train_tokenizer(corpora, Path(recipe.tokenizer.model), VOCAB_SIZE)
+    console.print(f"{tokenizer.path}: {tokenizer.vocab_size:,} pieces")
+    console.rule("3. Megatron indexed datasets")
+    table = Table(
+        "corpus",
+        *(Column(name, justify="right") for name in ("documents", "tokens", "bytes/token")),
+        "dropped",
+    )
+    for corpus, entry in zip(corpora, recipe.data.blend, strict=True):
+        counts = build(corpus, Path(entry.path).parent).counts
+        dropped = ", ".join(f"{reason} {count}" for reason, count in counts.dropped.items())
+        table.add_row(
+            corpus.name,
+            f"{counts.documents:,}",
+            f"{counts.tokens:,}",
+            f"{counts.text_bytes / counts.tokens:.2f}",
+            dropped,
+        )
+    console.print(table)
+
+
+def _train_with_a_kill(console: Console, recipe_file: Path, recipe: Recipe, run: Path) -> None:
+    """Train, kill every process at once in the middle of the third stage, and start the same command again.
+
+    Raises RetrievaError where training ends by itself with an error.
+    """
+    curriculum = Curriculum(recipe)
+    first, after = curriculum.stage_steps(2)
+    # Not on a checkpoint: the steps since the last one are lost and taken again.
+    kill_at = (first + after) // 2 + recipe.checkpoint.save_interval // 2
+    command = torchrun_command(recipe_file, processes=PROCESSES)
+    console.print(f"$ torchrun {' '.join(command[3:])}", style="bold", soft_wrap=True, highlight=False)
+    process = start(command)
+    try:
+        while process.poll() is None and _steps_taken(run) < kill_at:
+            time.sleep(0.1)
+        if process.poll() is not None:
+            raise RetrievaError(
+                f"training ended by itself with exit code {process.returncode}; see its output above"
+            )
+    finally:
+        kill_tree(process)
+    console.rule(f"interrupted on purpose after step {_steps_taken(run)} (SIGKILL); the same command again")
+    process = start(torchrun_command(recipe_file, processes=PROCESSES))
+    try:
+        if process.wait() != 0:
+            raise RetrievaError(f"training ended with exit code {process.returncode}; see its output above")
+    finally:
+        kill_tree(process)
+
+
+def _steps_taken(run: Path) -> int:
+    """Return the last step that the run has recorded, 0 before the first."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    return max((r["step"] for r in read_metrics(path) if r["kind"] == "train"), default=0)
+
+
+def _short(path: Path) -> Path:
+    """Return a path as a user would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
