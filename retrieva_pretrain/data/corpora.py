@@ -147,8 +147,11 @@ class Corpora:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What each corpus holds, by its path in the recipe."""
-        return {corpus.path: corpus.manifest.fingerprint for corpus in self.corpora}
+        """What each corpus is called and holds, by its path in the recipe.
+
+        The name counts: it decides the order and the held-out documents.
+        """
+        return {corpus.path: f"{corpus.name} {corpus.manifest.fingerprint}" for corpus in self.corpora}
 
     def blend(self) -> Blend:
         """Return the mixture of the corpora."""

@@ -14,6 +14,7 @@ import sentencepiece
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.data.corpora import Corpora
 from retrieva_pretrain.errors import CorpusError
+from retrieva_pretrain.recipe.identity import differences, identity
 from retrieva_pretrain.recipe.schema import Recipe
 
 DOCUMENTS = [[20, 21, 22], [23, 24], [25]] * 10
@@ -40,9 +41,20 @@ def refusal(recipe: Recipe) -> str:
 def test_corpora_that_fit_are_opened_with_their_fingerprints_and_shares(open_run: OpenRun) -> None:
     recipe, corpora = open_run({"a": DOCUMENTS, "b": DOCUMENTS[:6]}, STAGES)
     assert list(corpora.fingerprints) == [entry.path for entry in recipe.data.blend]
-    assert all(re.fullmatch("[0-9a-f]{64}", print_) for print_ in corpora.fingerprints.values())
+    for name, fingerprint in zip("ab", corpora.fingerprints.values(), strict=True):
+        assert re.fullmatch(f"{name} [0-9a-f]{{64}}", fingerprint)
     # Without weights the corpora's tokens decide, the end tokens included.
     assert corpora.weights == (90.0, 18.0)
+
+
+def test_the_same_text_under_another_name_is_another_corpus(open_run: OpenRun) -> None:
+    # Its documents come in another order and others of them are held out, so no run may go on with it.
+    prints = []
+    for name in ("ja", "ja_cc"):
+        recipe, corpora = open_run({name: DOCUMENTS}, STAGES)
+        prints.append(identity(recipe, corpora.fingerprints, corpora.tokenizer.sha256))
+    (line,) = differences(*prints)
+    assert re.fullmatch(r"data\.blend\.0\.path: ja \w+ -> ja_cc \w+", line)
 
 
 def test_given_weights_are_taken_as_they_are(open_run: OpenRun) -> None:
