@@ -43,6 +43,8 @@ def train_tokenizer(
             byte_fallback=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
+            # An indent of code is one piece, not one for each space.
+            allow_whitespace_only_pieces=True,
             add_dummy_prefix=True,
             character_coverage=0.9995,
             control_symbols=list(CONTROL_PIECES),

@@ -30,7 +30,7 @@ from retrieva_pretrain.report.summary import render, summarise
 
 FOLDER = Path("demo")
 PROCESSES = 2
-VOCAB_SIZE = 6000
+VOCAB_SIZE = 4000
 
 # The five corpora of RetrievaBERT: source, files in the folder of raw texts, options of the source.
 CORPORA: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -80,7 +80,9 @@ def run_demo() -> None:
     console.print(
         f"\nThe loss curve: {picture}. The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
     )
-    console.print(NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False)
+    console.print(
+        NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
+    )
 
 
 def _prepare_data(console: Console, recipe: Recipe) -> None:

@@ -59,8 +59,8 @@ class HostPlatform:
 def _keep_freed_memory() -> None:
     """Let glibc's malloc keep large blocks that were freed, as CUDA's caching allocator does.
 
-    By default it gives them back to the kernel, and every step faults the same pages in again and again, which
-    costs more than the arithmetic where the vocabulary is large. Other C libraries are left alone.
+    By default it gives them back to the kernel, and every step faults fresh pages in for its logits and gradients
+    again. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
