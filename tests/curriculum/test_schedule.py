@@ -16,12 +16,13 @@ from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import OptimizerConfig, Recipe
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = REPOSITORY / "tests" / "recipe" / "small.yaml"
 WSD_STYLES = ["exponential", "linear", "cosine", "minus_sqrt"]
 
 
-def demo(*overrides: str) -> Recipe:
-    return load_yaml(Recipe, RECIPES / "demo.yaml", overrides)
+def small(*overrides: str) -> Recipe:
+    return load_yaml(Recipe, SMALL, overrides)
 
 
 def megatrons_rates(settings: OptimizerConfig, steps: int, beyond: int) -> list[float]:
@@ -66,7 +67,7 @@ def same(ours: float, theirs: float) -> bool:
 )
 @pytest.mark.parametrize("style", ["linear", "cosine", "constant", "inverse-square-root"])
 def test_the_rate_is_megatrons_at_every_step_and_beyond(style: str, warmup: list[str]) -> None:
-    recipe = demo(f"optimizer.lr_decay_style={style}", *warmup)
+    recipe = small(f"optimizer.lr_decay_style={style}", *warmup)
     theirs = megatrons_rates(recipe.optimizer, 700, beyond=20)
     for step, rate in enumerate(theirs):
         assert same(learning_rate(recipe, step), rate), step
@@ -75,7 +76,7 @@ def test_the_rate_is_megatrons_at_every_step_and_beyond(style: str, warmup: list
 @pytest.mark.parametrize("style", WSD_STYLES)
 @pytest.mark.parametrize("fall", [1, 70, 665])
 def test_the_rate_of_warm_up_stable_decay_is_megatrons(style: str, fall: int) -> None:
-    recipe = demo(
+    recipe = small(
         "optimizer.lr_decay_style=WSD",
         f"optimizer.lr_wsd_decay_iters={fall}",
         f"optimizer.lr_wsd_decay_style={style}",
@@ -111,7 +112,7 @@ def test_the_rate_is_megatrons_for_any_schedule(
 
 
 def test_the_rate_of_the_reference_recipe_is_megatrons_at_every_step_of_454_000() -> None:
-    recipe = load_yaml(Recipe, RECIPES / "retrievabert-1.3b.yaml")
+    recipe = load_yaml(Recipe, REPOSITORY / "recipes" / "retrievabert-1.3b.yaml")
     theirs = megatrons_rates(recipe.optimizer, 454_000, beyond=3)
     assert all(scheduled(recipe.optimizer, step, 454_000) == rate for step, rate in enumerate(theirs))
     for step in (0, 1, 4_539, 4_540, 4_541, 30_999, 31_000, 249_999, 441_999, 453_999, 454_000, 454_001):
@@ -119,20 +120,20 @@ def test_the_rate_of_the_reference_recipe_is_megatrons_at_every_step_of_454_000(
 
 
 def test_the_first_step_of_a_warm_up_has_rate_0_and_its_last_the_highest() -> None:
-    recipe = demo()
+    recipe = small()
     assert learning_rate(recipe, 0) == 0.0
     assert learning_rate(recipe, 35) == recipe.optimizer.lr
     assert learning_rate(recipe, 36) < recipe.optimizer.lr
 
 
 def test_one_schedule_runs_over_all_stages_by_default() -> None:
-    recipe = demo()
+    recipe = small()
     theirs = megatrons_rates(recipe.optimizer, Curriculum(recipe).total_steps, beyond=0)
     assert [learning_rate(recipe, step) for step in range(700)] == theirs
 
 
 def test_the_schedule_begins_anew_in_every_stage_on_request() -> None:
-    recipe = demo("schedule_scope=stage", "optimizer.lr_decay_style=cosine")
+    recipe = small("schedule_scope=stage", "optimizer.lr_decay_style=cosine")
     theirs = [
         rate
         for stage in recipe.curriculum
@@ -156,4 +157,4 @@ def test_a_warm_up_fraction_is_a_whole_number_of_steps(fraction: float, steps: i
 
 def test_a_step_before_the_run_has_no_rate() -> None:
     with pytest.raises(IndexError):
-        learning_rate(demo(), -1)
+        learning_rate(small(), -1)

@@ -13,14 +13,14 @@ from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
-DEMO = load_yaml(Recipe, Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml")
+SMALL = load_yaml(Recipe, Path(__file__).parents[1] / "recipe" / "small.yaml")
 
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     """Recipes with one to six short stages."""
     lengths = sorted(draw(st.lists(st.integers(8, 256), min_size=1, max_size=6)))
-    content = DEMO.model_dump()
+    content = SMALL.model_dump()
     content["curriculum"] = [
         {"seq_length": length, "train_iters": draw(st.integers(1, 12)), "max_micro_batch_size": 1}
         for length in lengths
@@ -80,11 +80,11 @@ def test_what_is_consumed_grows_with_every_step_and_ends_at_the_total(recipe: Re
 @pytest.mark.parametrize("step", [-1, 700, 10**9])
 def test_a_step_outside_the_run_has_no_stage(step: int) -> None:
     with pytest.raises(IndexError, match="outside the run of 700 steps"):
-        Curriculum(DEMO).at(step)
+        Curriculum(SMALL).at(step)
 
 
 def test_nothing_is_consumed_before_the_run() -> None:
     with pytest.raises(IndexError):
-        Curriculum(DEMO).consumed_samples(-1)
+        Curriculum(SMALL).consumed_samples(-1)
     with pytest.raises(IndexError):
-        Curriculum(DEMO).consumed_tokens(-1)
+        Curriculum(SMALL).consumed_tokens(-1)

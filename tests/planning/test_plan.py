@@ -20,7 +20,8 @@ from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REFERENCE, DEMO = REPOSITORY / "recipes" / "retrievabert-1.3b.yaml", REPOSITORY / "recipes" / "demo.yaml"
+REFERENCE = REPOSITORY / "recipes" / "retrievabert-1.3b.yaml"
+SMALL = REPOSITORY / "tests" / "recipe" / "small.yaml"
 MakeCorpus = Callable[..., Path]
 
 
@@ -36,11 +37,11 @@ def retrieva_plan(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str
 
 
 def with_data(folder: Path, tokenizer: Tokenizer, make_corpus: MakeCorpus, *overrides: str) -> Recipe:
-    """The demo's recipe over two corpora of 100 and of 300 tokens."""
+    """The small recipe over two corpora of 100 and of 300 tokens."""
     make_corpus(folder, "one", [[10] * 49] * 2)
     make_corpus(folder, "two", [[10] * 99] * 3)
     data = f"data.blend=[{{path: {folder / 'one'}}}, {{path: {folder / 'two'}}}]"
-    return load_yaml(Recipe, DEMO, [data, f"tokenizer.model={tokenizer.path}", *overrides])
+    return load_yaml(Recipe, SMALL, [data, f"tokenizer.model={tokenizer.path}", *overrides])
 
 
 def test_the_stages_of_a_plan_add_up_to_the_run() -> None:
@@ -121,24 +122,24 @@ def test_a_corpus_that_is_not_whole_is_refused(
 
 
 def test_a_file_that_is_no_tokenizer_is_refused() -> None:
-    recipe = load_yaml(Recipe, DEMO, [f"tokenizer.model={DEMO}"])
-    with pytest.raises(CorpusError, match=r"tokenizer\.model: .*demo\.yaml"):
+    recipe = load_yaml(Recipe, SMALL, [f"tokenizer.model={SMALL}"])
+    with pytest.raises(CorpusError, match=r"tokenizer\.model: .*small\.yaml"):
         make_plan(recipe)
 
 
 @pytest.mark.parametrize("path", [".", "/", ".."])
 def test_a_corpus_path_without_a_name_is_no_corpus(path: str) -> None:
-    plan = make_plan(load_yaml(Recipe, DEMO, [f"data.blend=[{{path: {path!r}}}]"]))
+    plan = make_plan(load_yaml(Recipe, SMALL, [f"data.blend=[{{path: {path!r}}}]"]))
     assert plan.corpora[0].tokens is None
 
 
 def test_gpus_that_do_not_divide_are_refused() -> None:
     with pytest.raises(RecipeError, match="cannot run on 3 GPUs"):
-        make_plan(load_yaml(Recipe, DEMO), 3)
+        make_plan(load_yaml(Recipe, SMALL), 3)
 
 
 def test_the_fewest_gpus_are_those_of_one_copy() -> None:
-    recipe = load_yaml(Recipe, DEMO, ["parallelism.tensor_model_parallel_size=2"])
+    recipe = load_yaml(Recipe, SMALL, ["parallelism.tensor_model_parallel_size=2"])
     plan = make_plan(recipe)
     assert (plan.gpus, plan.data_parallel_size) == (2, 1)
     assert plan.possible_gpus == (2, 4, 8, 16, 32, 64, 128)
@@ -167,12 +168,12 @@ class TestCommand:
         ("arguments", "words"),
         [
             (["no.yaml"], "retrieva: no.yaml: cannot be read: No such file or directory"),
-            ([str(DEMO), "--gpus", "3"], "Use 1 or 2 or 4 or 8 of them"),
+            ([str(SMALL), "--gpus", "3"], "Use 1 or 2 or 4 or 8 of them"),
             (
-                [str(DEMO), "modle.num_layers=2"],
+                [str(SMALL), "modle.num_layers=2"],
                 "override 'modle.num_layers=2': modle: unknown key; did you mean model?",
             ),
-            ([str(DEMO), "model.num_layers=2.5"], "model.num_layers: must be a whole number, not 2.5"),
+            ([str(SMALL), "model.num_layers=2.5"], "model.num_layers: must be a whole number, not 2.5"),
         ],
     )
     def test_what_cannot_run_ends_in_one_message_and_1(
@@ -186,4 +187,4 @@ class TestCommand:
         assert list(tmp_path.iterdir()) == []
 
     def test_wrong_usage_ends_in_2(self, tmp_path: Path) -> None:
-        assert retrieva_plan(str(DEMO), "--gpus", "0", cwd=tmp_path).returncode == 2
+        assert retrieva_plan(str(SMALL), "--gpus", "0", cwd=tmp_path).returncode == 2

@@ -12,11 +12,11 @@ from retrieva_pretrain.recipe.identity import differences, identity
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
-DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
+SMALL = Path(__file__).parent / "small.yaml"
 
 
 def of(*overrides: str, corpora: str = "c", tokenizer: str = "t") -> dict[str, Any]:
-    recipe = load_yaml(Recipe, DEMO, overrides)
+    recipe = load_yaml(Recipe, SMALL, overrides)
     paths = [corpus.path for corpus in recipe.data.blend]
     return identity(recipe, {path: f"{corpora}{n}" for n, path in enumerate(paths)}, tokenizer)
 

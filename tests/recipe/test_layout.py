@@ -19,11 +19,11 @@ from retrieva_pretrain.recipe.layout import (
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+SMALL = Path(__file__).parent / "small.yaml"
 
 
-def demo(*overrides: str) -> Recipe:
-    return load_yaml(Recipe, RECIPES / "demo.yaml", overrides)
+def small(*overrides: str) -> Recipe:
+    return load_yaml(Recipe, SMALL, overrides)
 
 
 @settings(deadline=None)
@@ -37,7 +37,7 @@ def test_divisors_are_all_that_divide(number: int) -> None:
 def test_the_micro_batch_is_the_largest_divisor_under_its_ceiling(
     batch: int, ceiling: int, gpus: int
 ) -> None:
-    recipe = demo(f"global_batch_size={batch}", f"curriculum.0.max_micro_batch_size={ceiling}")
+    recipe = small(f"global_batch_size={batch}", f"curriculum.0.max_micro_batch_size={ceiling}")
     if batch % gpus:
         with pytest.raises(RecipeError):
             stage_layouts(recipe, gpus)
@@ -78,7 +78,7 @@ def test_the_micro_batch_is_the_largest_divisor_under_its_ceiling(
 def test_gpus_that_do_not_divide_are_refused_with_numbers_that_do(
     overrides: list[str], gpus: int, words: list[str]
 ) -> None:
-    recipe = demo(*overrides)
+    recipe = small(*overrides)
     with pytest.raises(RecipeError) as caught:
         stage_layouts(recipe, gpus)
     for word in words:
@@ -87,7 +87,7 @@ def test_gpus_that_do_not_divide_are_refused_with_numbers_that_do(
 
 @pytest.mark.parametrize("parallel", [(1, 1), (2, 1), (2, 2), (4, 4)])
 def test_every_possible_number_of_gpus_is_possible(parallel: tuple[int, int]) -> None:
-    recipe = demo(
+    recipe = small(
         f"parallelism.tensor_model_parallel_size={parallel[0]}",
         f"parallelism.pipeline_model_parallel_size={parallel[1]}",
     )
@@ -105,4 +105,4 @@ def test_the_vocabulary_is_padded_to_the_next_multiple(vocab_size: int, multiple
 
 def test_the_llm_jp_vocabulary_is_padded_to_778_times_128() -> None:
     assert padded_vocab_size(99574, 128) == 99584
-    check_vocabulary(demo("parallelism.tensor_model_parallel_size=4"), 99574)
+    check_vocabulary(small("parallelism.tensor_model_parallel_size=4"), 99574)

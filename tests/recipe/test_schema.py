@@ -15,7 +15,7 @@ from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Corpus, Recipe, Stage
 from retrieva_pretrain.recipe.sections import Section
 
-DEMO = Path(__file__).resolve().parents[2] / "recipes" / "demo.yaml"
+SMALL = Path(__file__).resolve().parent / "small.yaml"
 TP, PP = "parallelism.tensor_model_parallel_size", "parallelism.pipeline_model_parallel_size"
 
 DAMAGE = [
@@ -49,12 +49,12 @@ SECTIONS = Section.__subclasses__()
 
 def refusal(*overrides: str) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        load_yaml(Recipe, DEMO, overrides)
+        load_yaml(Recipe, SMALL, overrides)
     return str(caught.value).splitlines()
 
 
 def line_of(text: str) -> int:
-    lines = DEMO.read_text(encoding="utf-8").splitlines()
+    lines = SMALL.read_text(encoding="utf-8").splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
 
 
@@ -76,10 +76,10 @@ def line_of(text: str) -> int:
         ("data.blend.2.weight=0", "data.blend.2.weight: must be more than 0"),
         ("data.blend.2.weight=.inf", "data.blend.2.weight: must be a finite number"),
         (
-            "data.blend.2.path=demo/data/../data/ja_cc",
-            "data.blend.2.path: demo/data/../data/ja_cc is corpus 0",
+            "data.blend.2.path=small/data/../data/ja_cc",
+            "data.blend.2.path: small/data/../data/ja_cc is corpus 0",
         ),
-        ("data.blend.0.path=demo/data/ja_cc.bin", "data.blend.0.path: give the prefix"),
+        ("data.blend.0.path=small/data/ja_cc.bin", "data.blend.0.path: give the prefix"),
         ("data.held_out_fraction=0.6", "data.held_out_fraction: must be at most 0.5"),
         ("objective.masking_probability=0", "objective.masking_probability: must be more than 0"),
         ("objective.masking_probability=1", "objective.masking_probability: must be less than 1"),
@@ -136,10 +136,10 @@ def test_weights_are_given_to_all_corpora_or_to_none(tmp_path: Path) -> None:
         "override 'data.blend.2.weight=null': data.blend.2.weight: missing; give every corpus a weight, or none of"
         " them"
     ]
-    free = load_yaml(Recipe, DEMO, [f"data.blend.{n}.weight=null" for n in range(5)])
+    free = load_yaml(Recipe, SMALL, [f"data.blend.{n}.weight=null" for n in range(5)])
     assert {corpus.weight for corpus in free.data.blend} == {None}
     heir = tmp_path / "heir.yaml"
-    heir.write_text(f"base: {DEMO}\ndata:\n  blend:\n    - {{path: a, weight: 1}}\n    - {{path: b}}\n")
+    heir.write_text(f"base: {SMALL}\ndata:\n  blend:\n    - {{path: a, weight: 1}}\n    - {{path: b}}\n")
     with pytest.raises(RecipeError, match=rf"^{heir}:5: data.blend.1.weight: missing"):
         load_yaml(Recipe, heir)
 
@@ -152,9 +152,9 @@ def test_faults_between_sections_are_said_together_at_the_line_of_the_field_to_c
         "optimizer.lr_warmup_iters=700",
     )
     assert lines == [
-        f"{DEMO}:{line_of('seq_length: 128')}: curriculum.2.seq_length: 128 is more than"
+        f"{SMALL}:{line_of('seq_length: 128')}: curriculum.2.seq_length: 128 is more than"
         " model.max_position_embeddings 100; positions are allocated for the longest stage from the start",
-        f"{DEMO}:{line_of('seq_length: 256')}: curriculum.3.seq_length: 256 is more than"
+        f"{SMALL}:{line_of('seq_length: 256')}: curriculum.3.seq_length: 256 is more than"
         " model.max_position_embeddings 100; positions are allocated for the longest stage from the start",
         f"override '{PP}=3': {PP}: 3 does not divide model.num_layers 4; change one of them",
         "override 'optimizer.lr_warmup_iters=700': optimizer.lr_warmup_iters: 700 steps of warm-up are not fewer"
@@ -165,18 +165,18 @@ def test_faults_between_sections_are_said_together_at_the_line_of_the_field_to_c
 def test_stage_names_must_differ() -> None:
     lines = refusal("curriculum.0.name=a", "curriculum.3.name=a")
     assert "curriculum.3.name: another stage is called a too" in lines[0]
-    load_yaml(Recipe, DEMO, ["curriculum.0.name=a", "curriculum.3.name=b"])
+    load_yaml(Recipe, SMALL, ["curriculum.0.name=a", "curriculum.3.name=b"])
 
 
 def test_warm_up_must_fit_every_stage_where_the_schedule_is_per_stage() -> None:
     overrides = ["optimizer.lr_warmup_fraction=null", "optimizer.lr_warmup_iters=50"]
-    load_yaml(Recipe, DEMO, overrides)
+    load_yaml(Recipe, SMALL, overrides)
     assert "not fewer than the 50 of stage 3" in refusal(*overrides, "schedule_scope=stage")[0]
 
 
 def test_the_fall_of_wsd_must_fit_after_the_warm_up() -> None:
     wsd = ["optimizer.lr_decay_style=WSD", "optimizer.lr_warmup_fraction=0.1"]
-    load_yaml(Recipe, DEMO, [*wsd, "optimizer.lr_wsd_decay_iters=630"])
+    load_yaml(Recipe, SMALL, [*wsd, "optimizer.lr_wsd_decay_iters=630"])
     lines = refusal(*wsd, "optimizer.lr_wsd_decay_iters=631")
     assert (
         "optimizer.lr_wsd_decay_iters: 631 steps of fall and 70 of warm-up are more than the 700 of the run"
@@ -198,7 +198,7 @@ def test_query_groups_and_tensor_parallelism_fit_as_megatron_demands(
         f"{TP}={tensor}",
     ]
     if runs:
-        load_yaml(Recipe, DEMO, overrides)
+        load_yaml(Recipe, SMALL, overrides)
     else:
         assert f"{TP}: {tensor} neither divides model.num_query_groups {groups} nor" in refusal(*overrides)[0]
 
@@ -231,7 +231,7 @@ def test_a_number_too_large_to_count_is_refused() -> None:
 
 def test_a_resolved_recipe_is_written_and_read_back_equal(tmp_path: Path) -> None:
     recipe = load_yaml(
-        Recipe, DEMO, ["curriculum.0.name=第一", "optimizer.lr=1e-4", "data.blend.0.path='1e4'"]
+        Recipe, SMALL, ["curriculum.0.name=第一", "optimizer.lr=1e-4", "data.blend.0.path='1e4'"]
     )
     (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
     assert load_yaml(Recipe, tmp_path / "recipe.yaml") == recipe
@@ -242,7 +242,7 @@ def test_a_resolved_recipe_is_written_and_read_back_equal(tmp_path: Path) -> Non
 def test_no_damage_to_a_recipe_ends_in_anything_but_a_recipe_or_a_refusal(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    lines = DEMO.read_text(encoding="utf-8").splitlines()
+    lines = SMALL.read_text(encoding="utf-8").splitlines()
     for _ in range(data.draw(st.integers(1, 3))):
         number = data.draw(st.integers(0, len(lines) - 1))
         line = lines[number]
