@@ -134,6 +134,11 @@ def _parser(handlers: _Handlers, path: Path) -> Any:
 
 
 def _malformed(path: Path, parser: Any, handlers: _Handlers, error: Exception) -> str:
+    if not handlers.root:
+        return (
+            f"{path}: line {parser.CurrentLineNumber}: not XML. Take a pages-articles dump (.xml.bz2), "
+            "not its -index.txt.bz2."
+        )
     seen = f"after page {handlers.pages[-1].title!r}" if handlers.pages else f"near page {handlers._number}"
     what = str(error).split(":")[0]
     return (

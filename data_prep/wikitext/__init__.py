@@ -15,6 +15,8 @@ _EMPTY_BRACKETS = re.compile(
 )
 # Between an opening bracket and the first word: the separator of something removed.
 _LEADING_SEPARATOR = re.compile(rf"([(（]){REMOVED}[ \t{REMOVED}]*[,;、，；][\s,;、，；]*")
+# And between the last word and the closing bracket.
+_TRAILING_SEPARATOR = re.compile(rf"[,;、，；][ \t]*{REMOVED}[ \t{REMOVED}]*(?=[)）])")
 _SPACE_BEFORE_PUNCTUATION = re.compile(rf"[ \t]+{REMOVED}+[ \t]*(?=[,.;:)])")
 _DOUBLE_SPACE = re.compile(rf"[ \t]{REMOVED}+[ \t]")
 _TRAILING_SPACE = re.compile(r"[ \t]+$", re.MULTILINE)
@@ -45,7 +47,7 @@ def clean_wikitext(wikitext: str, *, removed: frozenset[str], variant: str | Non
     if variant is not None:
         text, title = resolve_variants(text, variant)
     text = _TABLE_LINE.sub("", render(text, removed))
-    text = _LEADING_SEPARATOR.sub(r"\1", text)
+    text = _TRAILING_SEPARATOR.sub(REMOVED, _LEADING_SEPARATOR.sub(r"\1", text))
     # Twice: brackets inside brackets.
     text = _EMPTY_BRACKETS.sub(REMOVED, _EMPTY_BRACKETS.sub(REMOVED, text))
     text = _DOUBLE_SPACE.sub(" ", _SPACE_BEFORE_PUNCTUATION.sub("", text)).replace(REMOVED, "")
