@@ -26,7 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    # Examples in the help are full of brackets, which rich would read as its markup.
+    rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
 app.command("plan")(plan)

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from data_prep.build import Progress
     from data_prep.inspect import Inspection
 
-app = typer.Typer(help="Prepare corpora: build, inspect, verify; train a tokenizer.", no_args_is_help=True)
+app = typer.Typer(
+    help="Prepare corpora: build, inspect, verify; train a tokenizer.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Prefix = Annotated[

@@ -25,11 +25,13 @@ def train(
     """
     from retrieva_pretrain.recipe.loading import load_yaml
     from retrieva_pretrain.recipe.schema import Recipe
+    from retrieva_pretrain.training.prepare import prepare
 
-    resolved = load_yaml(Recipe, recipe, overrides or [])
+    # What can be refused is refused before torch takes its seconds to load.
+    run = prepare(load_yaml(Recipe, recipe, overrides or []))
     from retrieva_pretrain.platform.quiet import quiet_upstream
 
     quiet_upstream()
-    from retrieva_pretrain.training.run import train as run
+    from retrieva_pretrain.training.run import train as train_run
 
-    run(resolved)
+    train_run(run)

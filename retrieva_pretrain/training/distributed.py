@@ -35,11 +35,6 @@ class Ranks:
         return self.rank == 0
 
 
-def world_size_from_environment() -> int:
-    """Return the number of processes torchrun started, or 1 where it did not."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def initialize(recipe: Recipe) -> Ranks:
     """Join the processes of the run and divide them into Megatron's groups.
 

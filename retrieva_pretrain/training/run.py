@@ -5,80 +5,48 @@ torchrun --nproc-per-node 4 -m retrieva_pretrain train recipes/retrievabert-1.3b
 
 from __future__ import annotations
 
-import json
-import logging
 import platform as python_platform
 import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from data_prep.whole_files import write_whole
 from retrieva_pretrain import platform
-from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
-from retrieva_pretrain.data.corpora import Corpora
-from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
-from retrieva_pretrain.recipe.identity import differences, identity
-from retrieva_pretrain.recipe.layout import check_vocabulary, padded_vocab_size, stage_layouts
-from retrieva_pretrain.recipe.loading import dump_yaml
-from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training import distributed
-from retrieva_pretrain.training.checkpoint import CheckpointFolder, newest_for_all
+from retrieva_pretrain.training.checkpoint import Checkpointer, load_checkpoint
 from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.metrics import MetricsLog, say
+from retrieva_pretrain.training.prepare import PreparedRun
 from retrieva_pretrain.training.step import Stepper
 
-log = logging.getLogger(__name__)
 
-
-def run_folder(recipe: Recipe) -> Path:
-    """Return the folder of a run: runs_dir/name."""
-    return Path(recipe.runs_dir) / recipe.name
-
-
-def train(recipe: Recipe) -> None:
-    """Train a recipe to its end, from its newest checkpoint where there is one.
-
-    Everything that can be refused is refused before a process group is joined or a file is written.
-
-    Raises:
-        RecipeError: the recipe does not fit this number of processes or this vocabulary.
-        CorpusError: a corpus is not there, is damaged, or was made with another tokenizer.
-        CheckpointError: the run's folder belongs to another recipe.
-    """
-    layouts = stage_layouts(recipe, distributed.world_size_from_environment())
-    corpora = Corpora.open(recipe)
-    check_vocabulary(recipe, corpora.tokenizer.vocab_size)
-    made_of = identity(recipe, corpora.fingerprints, corpora.tokenizer.sha256)
-    folder = run_folder(recipe)
-    checkpoints = CheckpointFolder(folder / "checkpoints", made_of, recipe.checkpoint.keep)
-    checkpoints.refuse_other_recipe()
-    _refuse_other_run(folder, made_of)
-
+def train(run: PreparedRun) -> None:
+    """Train to the end of the curriculum, from the run's newest checkpoint where there is one."""
+    recipe = run.recipe
     torch.use_deterministic_algorithms(recipe.deterministic)
     ranks = distributed.initialize(recipe)
     try:
-        padded = padded_vocab_size(
-            corpora.tokenizer.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by
-        )
-        model = wrap_model(recipe, build_model(recipe, padded))
+        model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
         optimizer = build_optimizer(recipe, model)
-        newest = newest_for_all(checkpoints, ranks)
-        step = checkpoints.load(newest, model, optimizer) if newest is not None else 0
-        stepper = Stepper(recipe, model, optimizer, TrainingSamples(recipe, corpora), layouts, ranks)
-        evaluator = Evaluator(recipe, HeldOutSamples(recipe, corpora), ranks)
+        # The first process chooses the checkpoint, so that all load the same one.
+        newest = distributed.from_first(run.folder.newest_checkpoint() if ranks.is_first else None)
+        step = load_checkpoint(newest, model, optimizer) if newest is not None else 0
+        stepper = Stepper(recipe, model, optimizer, TrainingSamples(recipe, run.corpora), run.layouts, ranks)
+        evaluator = Evaluator(recipe, HeldOutSamples(recipe, run.corpora), ranks)
+        checkpointer = Checkpointer(run.folder, run.identity, recipe.checkpoint.keep, ranks)
         metrics = None
         if ranks.is_first:
-            _write_run_folder(folder, recipe, made_of)
-            metrics = MetricsLog(folder, stepper.curriculum, step, tensorboard=recipe.logging.tensorboard)
-            _say_start(recipe, stepper, corpora, padded, newest, metrics, step)
-        _loop(stepper, evaluator, checkpoints, metrics, step)
+            run.folder.write_recipe(recipe, run.identity)
+            metrics = MetricsLog(
+                run.folder.path, stepper.curriculum, step, tensorboard=recipe.logging.tensorboard
+            )
+            _say_start(run, stepper, newest, metrics, step)
+        _loop(stepper, evaluator, checkpointer, metrics, step)
         if metrics is not None:
             metrics.close()
     finally:
@@ -88,7 +56,7 @@ def train(recipe: Recipe) -> None:
 def _loop(
     stepper: Stepper,
     evaluator: Evaluator,
-    checkpoints: CheckpointFolder,
+    checkpointer: Checkpointer,
     metrics: MetricsLog | None,
     step: int,
 ) -> None:
@@ -108,7 +76,7 @@ def _loop(
         if ends_stage or step % recipe.evaluation.eval_interval == 0:
             _evaluate(stepper, evaluator, metrics, step)
         if ends_stage or step % recipe.checkpoint.save_interval == 0:
-            _save(stepper, checkpoints, metrics, step)
+            _save(stepper, checkpointer, metrics, step)
 
 
 def _evaluate(stepper: Stepper, evaluator: Evaluator, metrics: MetricsLog | None, step: int) -> None:
@@ -131,49 +99,20 @@ def _evaluate(stepper: Stepper, evaluator: Evaluator, metrics: MetricsLog | None
             say(f"held-out text after step {step}, length {seq_length}, loss (accuracy): " + ", ".join(shown))
 
 
-def _save(stepper: Stepper, checkpoints: CheckpointFolder, metrics: MetricsLog | None, step: int) -> None:
+def _save(stepper: Stepper, checkpointer: Checkpointer, metrics: MetricsLog | None, step: int) -> None:
     started = time.perf_counter()
-    path = checkpoints.save(step, stepper.model, stepper.optimizer, stepper.ranks)
+    path = checkpointer.save(step, stepper.model, stepper.optimizer)
     if metrics is not None:
         seconds = time.perf_counter() - started
         metrics.write("checkpoint", step=step, path=path.name, seconds=seconds)
         say(f"checkpoint {path.name} saved in {seconds:.1f} s")
 
 
-def _refuse_other_run(folder: Path, made_of: dict[str, Any]) -> None:
-    """Refuse a folder whose run was started with another recipe, even before its first checkpoint."""
-    path = folder / "identity.json"
-    if not path.exists():
-        return
-    try:
-        found = differences(json.loads(path.read_text(encoding="utf-8")), made_of)
-    except ValueError:
-        raise CheckpointError(f"{path} is damaged; remove it if the run is yours to go on with.") from None
-    if found:
-        raise CheckpointError(
-            f"{folder} holds a run of another recipe; what differs (run -> recipe):\n  "
-            + "\n  ".join(found)
-            + "\nChange the recipe back, give it another `name`, or remove the folder."
-        )
-
-
-def _write_run_folder(folder: Path, recipe: Recipe, made_of: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "recipe.yaml", dump_yaml(recipe).encode())
-    write_whole(folder / "identity.json", json.dumps(made_of, indent=1, ensure_ascii=False).encode())
-
-
 def _say_start(
-    recipe: Recipe,
-    stepper: Stepper,
-    corpora: Corpora,
-    padded: int,
-    newest: Path | None,
-    metrics: MetricsLog,
-    step: int,
+    run: PreparedRun, stepper: Stepper, newest: Path | None, metrics: MetricsLog, step: int
 ) -> None:
     """Say what is about to run, the arithmetic of its tokens included, and note the versions."""
-    curriculum: Curriculum = stepper.curriculum
+    recipe, curriculum = run.recipe, stepper.curriculum
     machine = platform.current()
     versions = {name: version(name) for name in ("torch", "megatron-core", "sentencepiece", "numpy")}
     say(
@@ -188,7 +127,7 @@ def _say_start(
             f" micro-batches of {layout.micro_batch_size}"
         )
     say(
-        f"  vocabulary {corpora.tokenizer.vocab_size:,} padded to {padded:,};"
+        f"  vocabulary {run.corpora.tokenizer.vocab_size:,} padded to {run.padded_vocab_size:,};"
         f" Python {python_platform.python_version()}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
     )
     if newest is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrieva_pretrain.training.checkpoint import CheckpointFolder, find_damage
+from retrieva_pretrain.training.run_folder import RunFolder, find_damage
 
 if TYPE_CHECKING:
     from tests.training.conftest import World
@@ -30,8 +30,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_goes_on_from_the_one_be
     shard.write_bytes(shard.read_bytes()[:-1])
     (checkpoints / ".step_0000009.partial").mkdir()
 
-    folder = CheckpointFolder(checkpoints, {}, keep=3)
-    assert folder.newest() == checkpoints / "step_0000006"
+    assert RunFolder(checkpoints.parent).newest_checkpoint() == checkpoints / "step_0000006"
     records = world.train(*SHORT, processes=1)
     assert [r["step"] for r in records if r["kind"] == "start"] == [0, 6]
     assert [r["loss"] for r in records if r["kind"] == "train"] == first
@@ -41,12 +40,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_goes_on_from_the_one_be
 
 def test_the_newest_step_counts_not_the_text_of_latest(world: World) -> None:
     """A kill between the rename and `latest` must not lose a checkpoint."""
-    checkpoints = world.folder / "checkpoints"
+    folder = RunFolder(world.folder)
     for step in (3, 10):
-        path = CheckpointFolder(checkpoints, {}, keep=3).path(step)
-        path.mkdir(parents=True)
-        (path / "checkpoint.json").write_text(json.dumps({"step": step, "files": {}, "identity": {}}))
-    (checkpoints / "latest").write_text("step_0000003\n")
-    newest = CheckpointFolder(checkpoints, {}, keep=3).newest()
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "checkpoint.json").write_text(
+            json.dumps({"step": step, "files": {}, "identity": {}})
+        )
+    (folder.checkpoints / "latest").write_text("step_0000003\n")
+    newest = folder.newest_checkpoint()
     assert newest is not None
     assert newest.name == "step_0000010"
