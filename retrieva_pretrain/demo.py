@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,8 @@ def run_demo() -> None:
     _train_with_a_kill(console, recipe_file, recipe, run)
     console.rule("5. Summary")
     console.print(render(summarise(run)))
-    picture = run / "loss_curve.png"
-    draw_loss_curve(run, picture)
-    console.print(
-        f"\nThe loss curve: {picture}. The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
-    )
+    picture = _draw(run / "loss_curve.png")
+    console.print(f"\n{picture} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes.")
     console.print(
         NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
     )
@@ -152,6 +150,14 @@ def _train_with_a_kill(console: Console, recipe_file: Path, recipe: Recipe, run:
             raise RetrievaError(f"training ended with exit code {process.returncode}; see its output above")
     finally:
         kill_tree(process)
+
+
+def _draw(picture: Path) -> str:
+    """Draw the loss curve, and say where it is or what it needs."""
+    if find_spec("matplotlib") is None:
+        return "A picture of the loss needs matplotlib: pip install 'retrieva-pretrain[report]'."
+    draw_loss_curve(picture.parent, picture)
+    return f"The loss curve: {picture}."
 
 
 def _steps_taken(run: Path) -> int:

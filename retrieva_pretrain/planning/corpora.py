@@ -68,8 +68,10 @@ def plan_data(recipe: Recipe) -> DataPlan:
 
 def _tokenizer(recipe: Recipe) -> Tokenizer | None:
     path = Path(recipe.tokenizer.model)
-    if not path.exists():
+    if not _is_here(path, "tokenizer.model"):
         return None
+    if not path.is_file():  # a device or a pipe would be read for ever
+        raise CorpusError(f"tokenizer.model: {path} is not a file. Give the path of a SentencePiece model.")
     try:
         return Tokenizer(path)
     except DataPrepError as error:
@@ -81,12 +83,22 @@ def _manifest(number: int, path: str) -> Manifest | None:
     prefix = Path(path)
     endings = (".bin", ".idx", ".manifest.json")
     # A path such as "." has no name that an ending could be put to.
-    if not prefix.name or not any(prefix.with_name(prefix.name + ending).exists() for ending in endings):
+    if not prefix.name or not any(
+        _is_here(prefix.with_name(prefix.name + ending), f"data.blend.{number}.path") for ending in endings
+    ):
         return None
     try:
         return Manifest.load(prefix)
     except DataPrepError as error:
         raise CorpusError(f"data.blend.{number}.path: {error}") from None
+
+
+def _is_here(path: Path, field: str) -> bool:
+    """Return whether there is such a path; what cannot be asked for is refused."""
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise CorpusError(f"{field}: cannot be looked for ({error.strerror}): {str(path)[:200]}") from None
 
 
 def _refuse_other_tokenizers(

@@ -7,6 +7,7 @@ runs on the cluster.
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,24 @@ class Platform(Protocol):
 
     def memory_allocated(self) -> int:
         """Peak bytes held by this process: device memory on CUDA, resident memory on the host."""
+
+
+def optional_packages() -> dict[str, bool]:
+    """Return which of NVIDIA's packages that megatron-core uses where it finds them are installed.
+
+    `apex` counts only where it has NVIDIA's optimizers: PyPI has another package of that name.
+    """
+    return {name: _has(module) for name, module in _OPTIONAL.items()}
+
+
+_OPTIONAL = {"Transformer Engine": "transformer_engine.pytorch", "Apex": "apex.optimizers"}
+
+
+def _has(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 @cache

@@ -86,6 +86,8 @@ def _message(problem: Any, path: KeyPath, model_type: type[BaseModel]) -> str:
         choices = re.findall(r"'([^']*)'", context.get("expected", ""))
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
         return f"must be {context.get('expected', 'another value')}, not {_shown(value)}{_nearest(near, last=True)}"
+    if kind == "string_pattern_mismatch":
+        return f"cannot be {_shown(value)}{description}"
     if kind not in _EXPECTED:
         return f"{problem['msg']}{description}, not {_shown(value)}"
     message = f"must be {_EXPECTED[kind].format(**context)}, not {_shown(value)}"

@@ -45,7 +45,7 @@ class Recipe(Section):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)] = Field(
-        description="The run's folder is runs_dir/name: letters, digits, `.`, `_` and `-`."
+        description="The run's folder is runs_dir/name: letters, digits, `_`, and after the first also `.` and `-`."
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=1234, description="Seed of every random choice."
@@ -150,7 +150,8 @@ def _schedule_problems(recipe: Recipe) -> Iterator[str]:
     name, steps = min(schedules, key=lambda schedule: schedule[1])
     warmup, fall = settings.warmup_steps(steps), settings.lr_wsd_decay_iters or 0
     if warmup >= steps:
-        yield f"optimizer.lr_warmup_iters: {warmup} steps of warm-up are not fewer than the {steps} of {name}"
+        field = "lr_warmup_fraction" if settings.lr_warmup_iters is None else "lr_warmup_iters"
+        yield f"optimizer.{field}: {warmup} steps of warm-up are not fewer than the {steps} of {name}"
     elif warmup + fall > steps:
         yield (
             f"optimizer.lr_wsd_decay_iters: {fall} steps of fall and {warmup} of warm-up are more than the {steps}"

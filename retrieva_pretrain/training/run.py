@@ -130,6 +130,11 @@ def _say_start(
         f"  vocabulary {run.corpora.tokenizer.vocab_size:,} padded to {run.padded_vocab_size:,};"
         f" Python {python_platform.python_version()}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
     )
+    packages = platform.optional_packages()
+    say(
+        "  "
+        + ", ".join(f"{name} {'found' if found else 'not installed'}" for name, found in packages.items())
+    )
     if newest is not None:
         say(f"going on from {newest.name}")
     metrics.write(
