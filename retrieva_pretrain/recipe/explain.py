@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -76,7 +76,7 @@ def _message(problem: Any, path: KeyPath, model_type: type[BaseModel]) -> str:
     description = f" ({field.description})" if field is not None and field.description else ""
     if kind == "extra_forbidden":
         known = _known_keys(model_type, path[:-1])
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
+        near = _homes(model_type, str(path[-1])) or difflib.get_close_matches(str(path[-1]), known, n=1)
         return f"unknown key; {_nearest(near)}known here: {', '.join(known)}"
     if kind == "missing":
         return f"missing; add it{description}"
@@ -96,10 +96,24 @@ def _message(problem: Any, path: KeyPath, model_type: type[BaseModel]) -> str:
     return message
 
 
+def _homes(model_type: type[BaseModel], key: str, above: str = "") -> list[str]:
+    """Return where else a key of this very name is known: `lr` is `optimizer.lr`."""
+    found = []
+    for name, field in model_type.model_fields.items():
+        model = _model_in(field.annotation)
+        if name == key:
+            found.append(above + name)
+        if model is not None:
+            element = ".0" if get_origin(field.annotation) is list else ""
+            found += _homes(model, key, f"{above}{name}{element}.")
+    return found
+
+
 def _nearest(near: list[str], last: bool = False) -> str:
     if not near:
         return ""
-    return f"; did you mean {near[0]}?" if last else f"did you mean {near[0]}? "
+    named = " or ".join(near)
+    return f"; did you mean {named}?" if last else f"did you mean {named}? "
 
 
 def _reads_as_number(text: str) -> bool:

@@ -76,11 +76,12 @@ def _with_base(path: Path, heirs: tuple[Path, ...]) -> Tree:
 def _apply(tree: Tree, override: str) -> None:
     """Put one `key.path=value` into the tree."""
     name, equals, text = override.partition("=")
-    where = f"override {override if len(override) <= 200 else override[:200] + '...'!r}"
+    shown = override if len(override) <= 200 else override[:200] + "..."
+    where = f"override {shown!r}"
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise RecipeError(f"{where}: overrides are written key.path=value, for example optimizer.lr=1e-4")
-    if number := re.search(r"\[([0-9]+)\]", name):
+    if number := re.search(r"(?<=\w)\[([0-9]+)\]", name):
         listed = name[: number.start()]
         raise RecipeError(
             f"{where}: elements of a list are written {listed}.{number[1]}, not {listed}{number[0]}"

@@ -284,6 +284,10 @@ class TestOverrides:
             ("engine.cylinders=", "engine.cylinders: must be a whole number, not null"),
             ("engine.litre=3", "engine.litre: unknown key; did you mean litres?"),
             ("engin.litres=3", "engin: unknown key; did you mean engine?"),
+            ("litres=3", "litres: unknown key; did you mean engine.litres?"),
+            ("engine.maker=x", "engine.maker: unknown key; did you mean wheels.0.maker?"),
+            ("engine.name=x", "engine.name: unknown key; did you mean name?"),
+            ("wheels[1].size=3", "elements of a list are written wheels.1, not wheels[1]"),
             ("engine", "overrides are written key.path=value"),
             ("=3", "overrides are written key.path=value"),
             ("engine..litres=3", "overrides are written key.path=value"),
@@ -306,6 +310,15 @@ class TestOverrides:
     def test_a_wrong_one_is_refused_by_name(self, tmp_path: Path, override: str, fault: str) -> None:
         message = refusal(write(tmp_path, GOOD), override)
         assert message.startswith(f"override {override!r}: {fault}")
+
+    def test_spaces_round_the_equals_sign_do_no_harm(self, tmp_path: Path) -> None:
+        assert load_yaml(Car, write(tmp_path, GOOD), [" engine.cylinders = 6 "]).engine.cylinders == 6
+
+    def test_a_very_long_one_is_shown_shortened(self, tmp_path: Path) -> None:
+        for override in ("engine.cylinders=" + "9" * 5000, "engine.cylinders=" + "[" * 5000):
+            message = refusal(write(tmp_path, GOOD), override)
+            assert message.startswith(f"override '{override[:200]}...': ")
+            assert len(message) < 500
 
     def test_a_fault_of_the_file_is_still_placed_in_the_file(self, tmp_path: Path) -> None:
         path = write(tmp_path, GOOD.replace("cylinders: 4", "cylinders: x"))
