@@ -127,6 +127,20 @@ def test_a_file_that_is_no_tokenizer_is_refused() -> None:
         make_plan(recipe)
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tokenizer.model=" + "x" * 5000, r"tokenizer\.model: cannot be looked for \(File name too long\)"),
+        (f"data.blend.1.path={'x' * 5000}", r"data\.blend\.1\.path: cannot be looked for \(File name too"),
+        ("tokenizer.model=/", r"tokenizer\.model: / is not a file"),
+        ("tokenizer.model=/dev/zero", r"tokenizer\.model: /dev/zero is not a file"),
+    ],
+)
+def test_a_path_that_can_never_be_a_file_is_refused(override: str, words: str) -> None:
+    with pytest.raises(CorpusError, match=words):
+        make_plan(load_yaml(Recipe, SMALL, [override]))
+
+
 @pytest.mark.parametrize("path", [".", "/", ".."])
 def test_a_corpus_path_without_a_name_is_no_corpus(path: str) -> None:
     plan = make_plan(load_yaml(Recipe, SMALL, [f"data.blend=[{{path: {path!r}}}]"]))
