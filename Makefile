@@ -12,7 +12,12 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: demo setup test test-all test-slow test-latest format lint typecheck clean help
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first of some interpreters that runs: a pyenv shim may exist for a version that is not switched on.
+first_that_runs = $(shell for p in $(1); do "$$p" -c '' 2>/dev/null && { echo "$$p"; break; }; done)
+
+ifndef PYTHON
+PYTHON := $(call first_that_runs,python3.11 python3)
+endif
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -21,7 +26,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 WORKERS ?= 2
 
 # The newest megatron-core needs Python 3.12 or later; where none is found, test-latest says so and passes.
-PYTHON_LATEST ?= $(shell command -v python3.12 || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python3.12 2>/dev/null | tail -n 1)
+ifndef PYTHON_LATEST
+PYTHON_LATEST := $(call first_that_runs,python3.12 $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.12.*/bin/python3.12))
+endif
 
 help:
 	@sed -n '3,6p' Makefile
@@ -57,7 +64,7 @@ ifeq ($(PYTHON_LATEST),)
 	@echo "No Python 3.12 was found; the newest megatron-core was not tested."
 else
 	$(MAKE) setup PYTHON=$(PYTHON_LATEST) VENV=.venv-latest
-	.venv-latest/bin/python -m pytest -m engine
+	.venv-latest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m engine
 endif
 
 format: setup

@@ -12,7 +12,7 @@ import pytest
 from retrieva_pretrain.report.metrics import read_metrics
 from retrieva_pretrain.report.summary import summarise
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
 
 def test_the_demo_goes_from_raw_texts_to_a_model_that_has_learnt(tmp_path: Path) -> None:
