@@ -10,7 +10,7 @@ import pytest
 
 from retrieva_pretrain.recipe.identity import differences, identity
 from retrieva_pretrain.recipe.loading import load_yaml
-from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.recipe.schema import ModelConfig, OptimizerConfig, Recipe, Stage
 
 SMALL = Path(__file__).parent / "small.yaml"
 
@@ -59,6 +59,31 @@ def test_a_restart_may_change_where_and_how_fast_it_runs(override: str) -> None:
 )
 def test_what_decides_the_weights_may_not_change(override: str, line: str) -> None:
     assert differences(of(), of(override)) == [line]
+
+
+def test_a_field_that_nobody_declared_free_is_fixed() -> None:
+    free = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "logging", "deterministic"}
+    assert set(of()) == set(Recipe.model_fields) - free
+    assert set(of()["curriculum"][0]) == set(Stage.model_fields) - {"max_micro_batch_size", "name"}
+    for section, model in (("model", ModelConfig), ("optimizer", OptimizerConfig)):
+        assert set(of()[section]) == set(model.model_fields)
+
+
+def test_stages_that_are_split_added_or_removed_are_seen() -> None:
+    stage = "{seq_length: 32, train_iters: %d, max_micro_batch_size: 32}"
+    one, two = f"curriculum=[{stage % 100}]", f"curriculum=[{stage % 50}, {stage % 50}]"
+    assert [line.partition(":")[0] for line in differences(of(one), of(two))] == ["curriculum"]
+    assert len(differences(of(two), of(one))) == 1
+
+
+def test_corpora_in_another_order_are_seen() -> None:
+    before = of("data.blend=[{path: a}, {path: b}]")
+    assert differences(before, of("data.blend=[{path: a}]"))[0].startswith("data.blend: ")
+    swapped = {**before, "data": {**before["data"], "blend": before["data"]["blend"][::-1]}}
+    assert [line.partition(":")[0] for line in differences(before, swapped)] == [
+        "data.blend.0.path",
+        "data.blend.1.path",
+    ]
 
 
 def test_other_corpora_and_another_tokenizer_are_seen() -> None:

@@ -249,6 +249,36 @@ def test_a_resolved_recipe_is_written_and_read_back_equal(tmp_path: Path) -> Non
     assert load_yaml(Recipe, tmp_path / "recipe.yaml") == recipe
 
 
+@settings(deadline=None, max_examples=50)
+@given(
+    lr=st.floats(1e-300, 1e300),
+    warmup=st.none() | st.floats(0.0, 0.9),
+    seed=st.integers(0, 2**63 - 1),
+    path=st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30),
+    iters=st.lists(st.integers(1, 10**6), min_size=1, max_size=5),
+)
+def test_any_recipe_is_written_and_read_back_equal(
+    tmp_path_factory: pytest.TempPathFactory,
+    lr: float,
+    warmup: float | None,
+    seed: int,
+    path: str,
+    iters: list[int],
+) -> None:
+    content = load_yaml(Recipe, SMALL).model_dump()
+    content["seed"] = seed
+    content["runs_dir"] = content["tokenizer"]["model"] = path
+    content["optimizer"] |= {"lr": lr, "min_lr": lr / 3, "lr_warmup_fraction": warmup}
+    content["curriculum"] = [
+        {"seq_length": 8 + number, "train_iters": steps, "max_micro_batch_size": 1}
+        for number, steps in enumerate(iters)
+    ]
+    recipe = Recipe.model_validate(content)
+    file = tmp_path_factory.getbasetemp() / "written.yaml"
+    file.write_text(dump_yaml(recipe), encoding="utf-8")
+    assert load_yaml(Recipe, file) == recipe
+
+
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
 def test_no_damage_to_a_recipe_ends_in_anything_but_a_recipe_or_a_refusal(

@@ -53,6 +53,8 @@ def test_the_reference_recipe_has_the_published_steps_samples_and_tokens(referen
 
 def test_the_reference_recipe_has_the_published_learning_rate(reference: Recipe) -> None:
     assert reference.optimizer.warmup_steps(454_000) == 4_540
+    assert (reference.optimizer.lr, reference.optimizer.min_lr) == (1.5e-4, 1.0e-6)
+    assert reference.optimizer.lr_warmup_fraction == 0.01
     assert learning_rate(reference, 0) == 0.0
     assert learning_rate(reference, 4_540) == 1.5e-4
     assert learning_rate(reference, 4_541) < 1.5e-4
@@ -79,6 +81,31 @@ def test_the_reference_recipe_has_the_published_shape(reference: Recipe) -> None
     assert reference.global_batch_size == 1024
 
 
+def test_the_reference_recipe_names_the_published_data_and_tokenizer(reference: Recipe) -> None:
+    assert [Path(corpus.path).name for corpus in reference.data.blend] == [
+        "ja_cc",
+        "refinedweb",
+        "zh_wiki",
+        "ko_wiki",
+        "the_stack",
+    ]
+    assert {corpus.weight for corpus in reference.data.blend} == {None}
+    assert Path(reference.tokenizer.model).name == "llm-jp-tokenizer-100k.ver3.0b1.model"
+    assert reference.tokenizer.make_vocab_size_divisible_by == 128
+
+
+def test_what_is_not_published_has_megatrons_defaults_and_a_mark(reference: Recipe) -> None:
+    optimizer = reference.optimizer
+    assert (optimizer.adam_beta1, optimizer.adam_beta2, optimizer.adam_eps) == (0.9, 0.999, 1e-8)
+    assert (optimizer.weight_decay, optimizer.clip_grad) == (0.01, 1.0)
+    assert reference.objective.masking_probability == 0.15
+    assert reference.seed == 1234
+    lines = (RECIPES / "retrievabert-1.3b.yaml").read_text(encoding="utf-8").splitlines()
+    for key in ("seed:", "held_out_fraction:", "masking_probability:", "adam_beta1:", "curriculum:"):
+        assert any(key in line and "not published" in line for line in lines), key
+    assert any("schedule_scope:" in line and "inferred" in line for line in lines)
+
+
 def test_the_reference_model_has_1_30_billion_parameters(reference: Recipe) -> None:
     count = count_parameters(reference.model, 99_584)
     assert count.word_embedding == 152_961_024
@@ -95,3 +122,10 @@ def test_the_demo_is_the_reference_in_small(reference: Recipe) -> None:
     assert demo.optimizer.lr_decay_style == reference.optimizer.lr_decay_style
     for gpus in (1, 2, 4):
         stage_layouts(demo, gpus)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_in_the_folder_resolves_on_one_gpu_and_on_eight(path: Path) -> None:
+    recipe = load_yaml(Recipe, path)
+    for gpus in (1, 8):
+        assert len(stage_layouts(recipe, gpus)) == len(recipe.curriculum)
