@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from retrieva_pretrain.cli.arguments import Overrides
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -24,10 +26,6 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Prefix = Annotated[
     Path, typer.Argument(help="The corpus: the path of its files without .bin or .idx.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="key.path=value: changes to single fields of the file.", metavar="[KEY=VALUE]..."),
 ]
 CorpusFile = Annotated[Path, typer.Argument(help="The corpus file (YAML).", show_default=False)]
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from retrieva_pretrain.cli.arguments import Overrides, RecipeFile
+
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="key.path=value: changes to single fields of the recipe.", metavar="[KEY=VALUE]..."
-        ),
-    ] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     gpus: Annotated[
         int | None,
         typer.Option("--gpus", min=1, help="Number of GPUs; by default what one copy of the model needs."),

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
+from retrieva_pretrain.cli.arguments import Overrides, RecipeFile
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="key.path=value: changes to single fields of the recipe.", metavar="[KEY=VALUE]..."
-        ),
-    ] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
 ) -> None:
     """Train through all stages of a recipe, from its newest checkpoint where there is one.
 

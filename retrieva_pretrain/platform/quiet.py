@@ -13,7 +13,8 @@ import warnings
 
 def quiet_upstream() -> None:
     """Silence warnings raised inside megatron-core and torch; errors pass. Call it before importing them."""
-    for module in (r"megatron\..*", r"torch\..*"):
+    # On the host every torch call passes through `platform/host.py`, which is blamed for upstream's.
+    for module in (r"megatron\..*", r"torch\..*", r"retrieva_pretrain\.platform\.host"):
         warnings.filterwarnings("ignore", module=module)
     # Raised inside our own call stack, on behalf of megatron-core's.
     warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
