@@ -8,18 +8,20 @@ from typing import NamedTuple
 from data_prep.wikitext.extensions import REMOVED, put_back, take_out
 from data_prep.wikitext.variants import resolve_variants
 
+# A run of blanks is matched from its start alone: from each of its blanks, a long one would take minutes.
+_BLANKS = r"(?<![ \t])[ \t]+"
 # Between brackets that held removed things: nothing, or the punctuation that joined them.
 _HOLLOW = rf"[\s,;:/、，；：。·{REMOVED}]*"
 _EMPTY_BRACKETS = re.compile(
-    rf"[ \t]*(?:\((?=[^()]*{REMOVED}){_HOLLOW}\)|（(?=[^（）]*{REMOVED}){_HOLLOW}）)"
+    rf"(?:{_BLANKS})?(?:\((?=[^()]*{REMOVED}){_HOLLOW}\)|（(?=[^（）]*{REMOVED}){_HOLLOW}）)"
 )
 # Between an opening bracket and the first word: the separator of something removed.
 _LEADING_SEPARATOR = re.compile(rf"([(（]){REMOVED}[ \t{REMOVED}]*[,;、，；][\s,;、，；]*")
 # And between the last word and the closing bracket.
 _TRAILING_SEPARATOR = re.compile(rf"[,;、，；][ \t]*{REMOVED}[ \t{REMOVED}]*(?=[)）])")
-_SPACE_BEFORE_PUNCTUATION = re.compile(rf"[ \t]+{REMOVED}+[ \t]*(?=[,.;:)])")
+_SPACE_BEFORE_PUNCTUATION = re.compile(rf"{_BLANKS}{REMOVED}+[ \t]*(?=[,.;:)])")
 _DOUBLE_SPACE = re.compile(rf"[ \t]{REMOVED}+[ \t]")
-_TRAILING_SPACE = re.compile(r"[ \t]+$", re.MULTILINE)
+_TRAILING_SPACE = re.compile(rf"{_BLANKS}$", re.MULTILINE)
 _LEADING_SPACE = re.compile(r"^[ \t]+", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 # A table that is never closed, or closed twice, is no table to the parser.

@@ -17,7 +17,7 @@ _REMOVED = (
 # Their content is text in which markup means nothing.
 _LITERAL = "nowiki|pre|syntaxhighlight|source"
 _TAG = re.compile(
-    rf"<!--.*?(?:-->|\Z)|<({_REMOVED}|{_LITERAL})\b((?:\"[^\"\n]*\"|'[^'\n]*'|[^>\"'])*?)(?:/>|>(.*?)</\1\s*>)",
+    rf"<!--.*?(?:-->|\Z)|<({_REMOVED}|{_LITERAL})\b((?:\"[^\"\n]*\"|'[^'\n]*'|[^<>\"'])*?)(?:/>|>(.*?)</\1\s*>)",
     re.DOTALL | re.IGNORECASE,
 )
 # None of these characters may stand in XML, so no page holds them.
