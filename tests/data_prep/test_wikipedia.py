@@ -224,6 +224,12 @@ def test_a_page_of_nothing_but_openings_does_not_end_the_build(tmp_path: Path, n
     assert len(records) == 3
 
 
+@pytest.mark.parametrize("piece", [" ", "\t", "\n", "(", "-{A; ", "'"])
+def test_a_long_run_of_one_thing_is_read_at_once(piece: str) -> None:
+    # Half a minute where a regular expression looks from every place of the run to its end.
+    assert clean_wikitext(f"a{piece * 20_000}b", removed=NAMES, variant="zh-cn").text.startswith("a")
+
+
 def test_the_cleaned_wikipedia_of_the_hub_is_read_too(tmp_path: Path) -> None:
     rows = {"id": ["1", "2"], "url": ["u", "v"], "title": ["Haus", "Leer"], "text": ["Ein Haus.", ""]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "train.parquet")
