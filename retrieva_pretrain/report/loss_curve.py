@@ -60,7 +60,7 @@ def draw_loss_curve(folder: Path, output: Path) -> None:
         label=f"held-out text (length {longest})",
     )
     for number, step in enumerate(resumed):
-        label = "killed, and resumed from here" if number == 0 else None
+        label = "resumed from here" if number == 0 else None
         top.axvline(tokens[step] / 1e6, color="0.35", linestyle="--", linewidth=1, label=label)
     top.set_ylabel("masked-LM loss (nats)")
     top.legend(frameon=False)
