@@ -82,7 +82,9 @@ def _lines(corpora: Sequence[CorpusConfig], most: int) -> Iterator[str]:
 def _explain(error: str, vocab_size: int) -> str:
     largest = re.search(r"value <= (\d+)", error)
     if largest:
-        return f"a vocabulary of {vocab_size} is more than the text carries; ask for {largest[1]} pieces at most"
+        return (
+            f"a vocabulary of {vocab_size} is more than the text carries; ask for {largest[1]} pieces at most"
+        )
     smallest = re.search(r"smaller than required_chars\. (\d+) vs (\d+)", error)
     if smallest:
         return f"a vocabulary of {vocab_size} has no room for the characters of the text; ask for more than {smallest[2]}"

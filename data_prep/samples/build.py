@@ -129,7 +129,9 @@ def _standard_library_files() -> Iterator[tuple[str, str]]:
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        if any(part in name for part in ("site-packages", "dist-packages", "test", "lib2to3", "_sysconfigdata")):
+        if any(
+            part in name for part in ("site-packages", "dist-packages", "test", "lib2to3", "_sysconfigdata")
+        ):
             continue
         try:
             yield name, path.read_text(encoding="utf-8")
