@@ -52,8 +52,14 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "use_cpu_initialization": True,
         # Megatron's Adam keeps fp32 master weights; attention scores are normalised in fp32.
         "attention_softmax_in_fp32": True,
+        # The fused kernels need Apex or a GPU, and none has been run with this model yet.
+        "bias_activation_fusion": False,
+        "bias_dropout_fusion": False,
+        "masked_softmax_fusion": False,
+        "persist_layer_norm": False,
+        "gradient_accumulation_fusion": False,
     }
-    return TransformerConfig(**{**fields, **platform.current().transformer_config(), **changes})
+    return TransformerConfig(**{**fields, **changes})
 
 
 def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> MaskedLanguageModel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -27,9 +27,6 @@ class Platform(Protocol):
 
     def device(self) -> torch.device:
         """The device on which this process keeps its model and batches."""
-
-    def transformer_config(self) -> dict[str, Any]:
-        """Return the fields of megatron-core's `TransformerConfig` that depend on the machine."""
 
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given, so that a clock can be read."""

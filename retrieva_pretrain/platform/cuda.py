@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
@@ -23,10 +21,6 @@ class CudaPlatform:
     def device(self) -> torch.device:
         """Return the bound device."""
         return torch.device("cuda", torch.cuda.current_device())
-
-    def transformer_config(self) -> dict[str, Any]:
-        """Leave megatron-core's fusions to what it finds installed."""
-        return {}
 
     def synchronize(self) -> None:
         """Wait for the device's queue."""

@@ -38,16 +38,6 @@ class HostPlatform:
         """Return the CPU."""
         return _HOST
 
-    def transformer_config(self) -> dict[str, Any]:
-        """Switch off the fused kernels, which exist for CUDA only."""
-        return {
-            "bias_activation_fusion": False,
-            "bias_dropout_fusion": False,
-            "masked_softmax_fusion": False,
-            "persist_layer_norm": False,
-            "gradient_accumulation_fusion": False,
-        }
-
     def synchronize(self) -> None:
         """Return at once: the CPU has no queue."""
 
