@@ -147,6 +147,15 @@ def test_the_schedule_begins_anew_in_every_stage_on_request() -> None:
     assert learning_rate(recipe, 10_000) == recipe.optimizer.min_lr
 
 
+def test_a_stage_of_one_step_has_a_schedule_of_its_own() -> None:
+    recipe = small("schedule_scope=stage", "curriculum.3.train_iters=1", "optimizer.lr_decay_style=constant")
+    other = small("schedule_scope=stage", "curriculum.3.train_iters=1")
+    assert learning_rate(recipe, 650) == learning_rate(recipe, 651) == recipe.optimizer.lr
+    assert learning_rate(other, 650) == megatrons_rates(other.optimizer, 1, beyond=0)[0] == other.optimizer.lr
+    # After the end the last schedule goes on, not the one before it.
+    assert learning_rate(other, 651) == megatrons_rates(other.optimizer, 1, beyond=1)[1]
+
+
 @pytest.mark.parametrize(
     ("fraction", "steps", "warmup"),
     [(0.01, 454_000, 4_540), (0.29, 100, 29), (0.1, 3, 0), (0.05, 700, 35), (0.57, 100, 57), (0.999, 10, 9)],
