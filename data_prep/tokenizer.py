@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -27,6 +28,9 @@ class Tokenizer:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
+            # A device or a pipe would be read for ever.
+            if self.path.exists() and not self.path.is_file():
+                raise OSError(errno.EINVAL, "it is not a file")
             model = self.path.read_bytes()
         except OSError as error:
             raise DataPrepError(

@@ -10,7 +10,6 @@ from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.planning.corpora import CorpusPlan, plan_data
 from retrieva_pretrain.planning.parameters import count_parameters
 from retrieva_pretrain.recipe.layout import (
-    check_vocabulary,
     model_parallel_size,
     padded_vocab_size,
     possible_world_sizes,
@@ -102,7 +101,6 @@ def make_plan(recipe: Recipe, gpus: int | None = None) -> Plan:
     data = plan_data(recipe)
     padded = None
     if data.vocab_size is not None:
-        check_vocabulary(recipe, data.vocab_size)
         padded = padded_vocab_size(data.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
     return Plan(
         name=recipe.name,

@@ -71,14 +71,3 @@ def divisors(number: int) -> list[int]:
 def padded_vocab_size(vocab_size: int, make_vocab_size_divisible_by: int) -> int:
     """Return the rows of the embedding. Unlike Megatron-LM's rule it does not depend on the parallelism."""
     return -(-vocab_size // make_vocab_size_divisible_by) * make_vocab_size_divisible_by
-
-
-def check_vocabulary(recipe: Recipe, vocab_size: int) -> None:
-    """Raise RecipeError where the padded vocabulary does not divide over the tensor-parallel processes."""
-    padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
-    tensor = recipe.parallelism.tensor_model_parallel_size
-    if padded % tensor:
-        raise RecipeError(
-            f"tokenizer.make_vocab_size_divisible_by: the vocabulary of {vocab_size} is padded to {padded}, which"
-            f" parallelism.tensor_model_parallel_size {tensor} does not divide; use a multiple of {tensor}."
-        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from retrieva_pretrain.data.corpora import Corpora
 from retrieva_pretrain.recipe.identity import identity
-from retrieva_pretrain.recipe.layout import StageLayout, check_vocabulary, padded_vocab_size, stage_layouts
+from retrieva_pretrain.recipe.layout import StageLayout, padded_vocab_size, stage_layouts
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.run_folder import RunFolder
 
@@ -33,16 +33,14 @@ def prepare(recipe: Recipe) -> PreparedRun:
     Nothing is written.
 
     Raises:
-        RecipeError: the recipe does not fit this number of processes or this vocabulary.
+        RecipeError: the recipe does not fit this number of processes.
         CorpusError: a corpus is not there, is damaged, or was made with another tokenizer.
         CheckpointError: the run's folder belongs to another recipe.
     """
     layouts = stage_layouts(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     corpora = Corpora.open(recipe)
-    vocab_size = corpora.tokenizer.vocab_size
-    check_vocabulary(recipe, vocab_size)
     made_of = identity(recipe, corpora.fingerprints, corpora.tokenizer.sha256)
     folder = RunFolder.of(recipe)
     folder.refuse_other_recipe(made_of)
-    padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
+    padded = padded_vocab_size(corpora.tokenizer.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
     return PreparedRun(recipe, layouts, corpora, folder, made_of, padded)

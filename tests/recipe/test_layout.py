@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.recipe.layout import (
-    check_vocabulary,
     divisors,
     padded_vocab_size,
     possible_world_sizes,
@@ -105,4 +104,3 @@ def test_the_vocabulary_is_padded_to_the_next_multiple(vocab_size: int, multiple
 
 def test_the_llm_jp_vocabulary_is_padded_to_778_times_128() -> None:
     assert padded_vocab_size(99574, 128) == 99584
-    check_vocabulary(small("parallelism.tensor_model_parallel_size=4"), 99574)
