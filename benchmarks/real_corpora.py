@@ -37,6 +37,7 @@ CORPORA = {
 
 
 def main() -> None:
+    """Build the corpora, train, and write the page."""
     if not SHARED.is_dir():
         sys.exit("the real corpora are not here: run from the repository with ../shared beside it")
     recipe = load_yaml(Recipe, RECIPE)
@@ -61,6 +62,7 @@ def main() -> None:
 
 
 def page(recipe: Recipe, run: Path, manifests: dict) -> str:
+    """Return the page of the run's figures."""
     summary = summarise(run)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
