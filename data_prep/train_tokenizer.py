@@ -24,6 +24,8 @@ from data_prep.whole_files import write_whole
 CONTROL_PIECES = ("<MASK>", "<PAD>", "<CLS>", "<SEP>", "<EOD>")
 _FIXED_PIECES = 3 + len(CONTROL_PIECES) + 256
 _COVERAGE = 0.9995
+_LEAST_COVERAGE = 0.98  # sentencepiece takes no less
+_CANDIDATES_PER_PIECE = 20
 # Longer sentences than sentencepiece's default 4,192 bytes are dropped by it without a word.
 _SENTENCE_CHARACTERS = 1000
 # The sums of the EM steps run per thread: their number has to be the same everywhere.
@@ -41,7 +43,7 @@ def train_tokenizer(
     """Train on the documents of corpora and on raw text files, and write the model to `output`.
 
     Ids: 0 `<unk>`, 1 `<s>`, 2 `</s>`, 3 `<MASK>`, 4 `<PAD>`, 5 `<CLS>`, 6 `<SEP>`, 7 `<EOD>`, then 256
-    bytes. `character_coverage` (0 to 1) is the share of running characters that get pieces, the rest
+    bytes. `character_coverage` (0.98 to 1) is the share of running characters that get pieces, the rest
     becoming bytes; by default 0.9995, or less where the characters would fill more than half of the
     vocabulary. `max_bytes` bounds the text read from each input.
 
@@ -52,6 +54,8 @@ def train_tokenizer(
             f"vocab_size {vocab_size}: {_FIXED_PIECES} pieces are special ones and bytes; ask for more, "
             "for instance 4000."
         )
+    if character_coverage is not None and not _LEAST_COVERAGE <= character_coverage <= 1:
+        raise DataPrepError(f"character_coverage {character_coverage}: give {_LEAST_COVERAGE} to 1.")
     sentences = [line for item in inputs for line in _sentences(_texts(item), max_bytes)]
     if not sentences:
         raise DataPrepError("train-tokenizer: the inputs hold no text.")
@@ -77,6 +81,9 @@ def train_tokenizer(
             pad_id=-1,
             control_symbols=list(CONTROL_PIECES),
             max_sentence_length=8 * _SENTENCE_CHARACTERS,
+            # The EM steps prune candidates down to the vocabulary; the default million of them takes
+            # most of the time where the vocabulary is small.
+            seed_sentencepiece_size=min(1_000_000, _CANDIDATES_PER_PIECE * vocab_size),
             num_threads=_THREADS,
             minloglevel=2,
         )
@@ -132,15 +139,20 @@ def _fitting_coverage(sentences: Sequence[str], vocab_size: int) -> float:
     total = sum(counts.values())
     room = (vocab_size - _FIXED_PIECES) // 2
     covered = sum(count for _, count in counts.most_common(room))
-    return min(_COVERAGE, covered / total)
+    return max(_LEAST_COVERAGE, min(_COVERAGE, covered / total))
 
 
 def _explain(error: str, vocab_size: int) -> str:
-    if match := re.search(r"<= (\d+)", error):
-        return f"vocab_size {vocab_size}: too large for this text; at most {match.group(1)} pieces fit. Ask for less."
-    if "required_chars" in error or "too small" in error.lower():
+    # "Vocabulary size too high (N). Please set it to a value <= M."
+    if "too high" in error and (match := re.search(r"<= (\d+)", error)):
         return (
-            f"vocab_size {vocab_size}: too small for the characters of this text. Ask for more, or lower "
-            "the character coverage."
+            f"vocab_size {vocab_size}: too large for this text; the largest possible is {match.group(1)}. "
+            "Ask for that or less, or give more text."
+        )
+    # "Vocabulary size is smaller than required_chars. N vs M. ..."
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", error):
+        return (
+            f"vocab_size {vocab_size}: too small for the characters of this text, which need {match.group(1)} "
+            f"pieces. Ask for more, or lower the character coverage (not below {_LEAST_COVERAGE})."
         )
     return f"sentencepiece could not train: {error.strip().splitlines()[-1]}"

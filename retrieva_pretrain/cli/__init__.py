@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -34,6 +35,8 @@ app.command("plan")(plan)
 app.command("train")(train)
 app.command("demo")(demo)
 
+_FIRST_SPEAKS_SECONDS = 10
+
 
 def _show_version(asked: bool) -> None:
     if asked:
@@ -59,9 +62,11 @@ def main() -> None:
     except (RetrievaError, DataPrepError) as error:
         if os.environ.get("RETRIEVA_DEBUG"):
             raise
-        # Under torchrun every process finds the same fault; the first of each node says so.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            typer.echo(f"retrieva: {error}", err=True)
+        # Under torchrun every process finds the same fault and the first to end has the others killed. The others
+        # give the first of their node the time to say it; a fault that is theirs alone they say themselves.
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(_FIRST_SPEAKS_SECONDS)
+        typer.echo(f"retrieva: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("retrieva: interrupted", err=True)
