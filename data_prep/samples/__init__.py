@@ -1,1 +1,1 @@
-"""Sample texts of this project, and raw corpora in the five true file formats made of them."""
+"""Sample texts, written for this project, and their building into the file formats of the true corpora."""
