@@ -30,6 +30,7 @@ from retrieva_pretrain.report.metrics import read_metrics
 from retrieva_pretrain.report.summary import render, summarise
 
 FOLDER = Path("demo")
+_MARK = ".made-by-retrieva-demo"
 PROCESSES = 2
 VOCAB_SIZE = 4000
 
@@ -69,7 +70,7 @@ def run_demo() -> None:
     recipe_file = recipes_folder() / "demo.yaml"
     recipe = load_yaml(Recipe, recipe_file)
     run = Path(recipe.runs_dir) / recipe.name
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    _make_way()
 
     _prepare_data(console, recipe)
     console.rule(f"4. Training through {len(recipe.curriculum)} stages, {PROCESSES} processes under torchrun")
@@ -81,6 +82,17 @@ def run_demo() -> None:
     console.print(
         NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
     )
+
+
+def _make_way() -> None:
+    """Remove what an earlier demo left; a folder of somebody else's is refused."""
+    if FOLDER.exists() and not (FOLDER / _MARK).is_file():
+        raise RetrievaError(
+            f"{FOLDER.resolve()} is there and no demo made it; run the demo in another folder."
+        )
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    (FOLDER / _MARK).write_text("Made by `retrieva demo`, which removes this folder when it is run again.\n")
 
 
 def _prepare_data(console: Console, recipe: Recipe) -> None:
@@ -133,7 +145,7 @@ def _train_with_a_kill(console: Console, recipe_file: Path, recipe: Recipe, run:
     kill_at = (first + after) // 2 + recipe.checkpoint.save_interval // 2
     command = torchrun_command(recipe_file, processes=PROCESSES)
     console.print(f"$ torchrun {' '.join(command[3:])}", style="bold", soft_wrap=True, highlight=False)
-    process = start(command)
+    process = start(command, gpus=False)
     try:
         while process.poll() is None and _steps_taken(run) < kill_at:
             time.sleep(0.1)
@@ -144,7 +156,7 @@ def _train_with_a_kill(console: Console, recipe_file: Path, recipe: Recipe, run:
     finally:
         kill_tree(process)
     console.rule(f"interrupted on purpose after step {_steps_taken(run)} (SIGKILL); the same command again")
-    process = start(torchrun_command(recipe_file, processes=PROCESSES))
+    process = start(torchrun_command(recipe_file, processes=PROCESSES), gpus=False)
     try:
         if process.wait() != 0:
             raise RetrievaError(f"training ended with exit code {process.returncode}; see its output above")

@@ -29,9 +29,16 @@ def torchrun_command(recipe: Path, overrides: Sequence[str] = (), *, processes: 
     ]
 
 
-def start(command: Sequence[str], *, output: Path | None = None, threads: int = 1) -> subprocess.Popen[bytes]:
-    """Start a command with so many CPU threads a process; its output goes to a file where one is given."""
+def start(
+    command: Sequence[str], *, output: Path | None = None, threads: int = 1, gpus: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start a command with so many CPU threads a process; its output goes to a file where one is given.
+
+    With `gpus=False` the processes see no CUDA device.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    if not gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     if output is None:
         return subprocess.Popen(list(command), env=environment)
     output.parent.mkdir(parents=True, exist_ok=True)

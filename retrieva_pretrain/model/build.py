@@ -71,7 +71,8 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         changes: overrides of `TransformerConfig` fields.
     """
     # All ranks draw alike: data-parallel replicas must start equal, tensor-parallel ranks slice one weight.
-    torch.manual_seed(recipe.seed)
+    # Pipeline stages hold other layers, which must not start alike: Megatron's own spacing of their seeds.
+    torch.manual_seed(recipe.seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
     return MaskedLanguageModel(
         config=transformer_config(recipe, **changes),
         num_tokentypes=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
 
 
@@ -14,7 +15,12 @@ class CudaPlatform:
     distributed_backend = "nccl"
 
     def prepare(self, local_rank: int) -> None:
-        """Bind this process to the device of its local rank."""
+        """Bind this process to the device of its local rank; raises RetrievaError where there are fewer."""
+        if local_rank >= torch.cuda.device_count():
+            raise RetrievaError(
+                f"process {local_rank} of this machine has no GPU: {torch.cuda.device_count()} are visible."
+                " Start one process a GPU (torchrun --nproc-per-node), or set CUDA_VISIBLE_DEVICES= to use the CPU."
+            )
         torch.cuda.set_device(local_rank)
         use_adam_with_fused_state_layout()
 

@@ -75,8 +75,12 @@ class Checkpointer:
         partial.rename(final)
         sync_directory(final.parent)
         write_whole(final.with_name("latest"), f"{final.name}\n".encode())
-        for old in sorted(final.parent.glob("step_*"))[: -self.keep]:
-            shutil.rmtree(old)
+        # The run went on from the newest whole checkpoint, so whatever claims a later step is damaged.
+        for step_found, folder in self.folder.checkpoint_folders():
+            if step_found > step:
+                shutil.rmtree(folder)
+        for _, folder in sorted(self.folder.checkpoint_folders())[: -self.keep]:
+            shutil.rmtree(folder)
 
 
 def load_checkpoint(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from megatron.core.distributed import DistributedDataParallel
 
 from retrieva_pretrain.data.batches import HeldOutSamples, Samples
@@ -60,14 +61,15 @@ class Evaluator:
         # weigh nothing, so that pipeline and tensor ranks stay together.
         size = min(micro_batch_size, -(-len(samples["input_ids"]) // self.ranks.data_parallel_size))
         batches = list(self._share(samples, size))
-        scores = run_micro_batches(
-            model,
-            iter(batches),
-            seq_length=seq_length,
-            micro_batch_size=size,
-            num_microbatches=len(batches),
-            forward_only=True,
-        )
+        with torch.no_grad():  # `forward_only` alone still records what backward would need
+            scores = run_micro_batches(
+                model,
+                iter(batches),
+                seq_length=seq_length,
+                micro_batch_size=size,
+                num_microbatches=len(batches),
+                forward_only=True,
+            )
         return HeldOutScores(
             loss=scores.mean_loss,
             masked_accuracy=scores.accuracy,

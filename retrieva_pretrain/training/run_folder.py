@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,18 @@ class RunFolder:
         """Return the folder of the checkpoint after `step` steps."""
         return self.checkpoints / f"step_{step:07d}"
 
+    def checkpoint_folders(self) -> list[tuple[int, Path]]:
+        """Return the step and the folder of every checkpoint, whole or damaged; other names are left alone."""
+        found = ((re.fullmatch(r"step_(\d+)", path.name), path) for path in self.checkpoints.glob("step_*"))
+        return [(int(match[1]), path) for match, path in found if match]
+
     def newest_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, or None. Damaged ones are passed over with a warning.
 
         The folders count, not the text of `latest`: a kill between the rename of a checkpoint and the writing
         of `latest` must not lose it.
         """
-        for candidate in sorted(self.checkpoints.glob("step_*"), reverse=True):
+        for _, candidate in sorted(self.checkpoint_folders(), reverse=True):
             damage = find_damage(candidate)
             if damage is None:
                 return candidate

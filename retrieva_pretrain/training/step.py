@@ -112,12 +112,12 @@ class Stepper:
                 f"the loss of step {step + 1} is {scores.loss}; nothing was updated. "
                 "Start again from the last checkpoint with a smaller optimizer.lr or a longer warm-up."
             )
-        _, grad_norm, _ = self.optimizer.step()
+        grad_norm = update_weights(self.optimizer, step)
         return StepResult(
             loss=scores.mean_loss,
             masked_accuracy=scores.accuracy,
             learning_rate=rate,
-            grad_norm=float(grad_norm or 0.0),
+            grad_norm=grad_norm,
             scored_tokens=int(scores.tokens),
         )
 
@@ -129,6 +129,26 @@ class Stepper:
         share = self.ranks.data_parallel_rank, self.ranks.data_parallel_size
         for numbers, samples in self.samples.micro_batches(step, *share, layout.micro_batch_size):
             yield to_device(samples, int(numbers[0]), slots)
+
+
+def update_weights(optimizer: MegatronOptimizer, step: int) -> float:
+    """Clip and apply the reduced gradients; returns their norm before clipping.
+
+    The norm is asked for first: bf16 has no loss scaler, and `optimizer.step` would put a gradient that is not
+    finite straight into the weights. It is global, so all processes refuse alike.
+
+    Raises:
+        RetrievaError: the norm is not finite. Nothing was updated.
+    """
+    optimizer.prepare_grads()
+    norm = float(optimizer.get_grad_norm() or 0.0)
+    if not math.isfinite(norm):
+        raise RetrievaError(
+            f"the gradient norm of step {step + 1} is {norm}; nothing was updated. "
+            "Start again from the last checkpoint with a smaller optimizer.lr or a longer warm-up."
+        )
+    optimizer.step()
+    return norm
 
 
 def run_micro_batches(

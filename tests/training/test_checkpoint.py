@@ -38,6 +38,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_goes_on_from_the_one_be
     assert not list(checkpoints.glob(".step_*"))
 
 
+def test_what_is_not_a_checkpoint_is_neither_resumed_from_nor_counted(world: World) -> None:
+    folder = RunFolder(world.folder)
+    for name in ("step_0000003", "step_0000009.bak", "step_12345678"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    assert sorted(folder.checkpoint_folders()) == [
+        (3, folder.checkpoint(3)),
+        (12345678, folder.checkpoint(12345678)),
+    ]
+
+
+def test_a_save_before_a_damaged_later_checkpoint_keeps_what_it_saved(world: World) -> None:
+    world.train(*SHORT, "checkpoint.keep=1", processes=1)
+    checkpoints = world.folder / "runs" / "small" / "checkpoints"
+    (checkpoints / "step_0000008" / "checkpoint.json").unlink()
+    (checkpoints / "step_0000099").mkdir()
+    world.train(*SHORT, "checkpoint.keep=1", "checkpoint.save_interval=1", processes=1)
+    assert [p.name for p in checkpoints.glob("step_*")] == ["step_0000008"]
+    assert find_damage(checkpoints / "step_0000008") is None
+
+
 def test_the_newest_step_counts_not_the_text_of_latest(world: World) -> None:
     """A kill between the rename and `latest` must not lose a checkpoint."""
     folder = RunFolder(world.folder)

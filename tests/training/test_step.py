@@ -69,3 +69,50 @@ def test_gradient_and_loss_do_not_depend_on_the_micro_batch_when_samples_score_d
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+NOT_FINITE = """
+from pathlib import Path
+import torch
+from retrieva_pretrain.errors import RetrievaError
+from retrieva_pretrain.model.build import build_model, wrap_model
+from retrieva_pretrain.model.optimizer import build_optimizer
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.training.distributed import initialize, shut_down
+from retrieva_pretrain.training.step import update_weights
+
+for precision in ("bf16", "fp32"):
+    recipe = load_yaml(Recipe, Path("recipes/demo.yaml"), ["precision=" + precision])
+    if precision == "bf16":
+        initialize(recipe)
+    model = wrap_model(recipe, build_model(recipe, 512))
+    optimizer = build_optimizer(recipe, model)
+    for parameter in model.parameters():
+        parameter.main_grad.fill_(0.01)
+    before = [p.detach().clone() for p in model.parameters()]
+    for value in (float("inf"), float("nan")):
+        next(model.parameters()).main_grad.view(-1)[3] = value
+        try:
+            update_weights(optimizer, 6)
+            raise SystemExit("was applied")
+        except RetrievaError as error:
+            assert "step 7" in str(error) and "nothing was updated" in str(error)
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+    next(model.parameters()).main_grad.fill_(0.01)
+    assert update_weights(optimizer, 7) > 0
+    assert not all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+shut_down()
+"""
+
+
+def test_a_gradient_that_is_not_finite_is_refused_before_it_touches_the_weights() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOT_FINITE],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
