@@ -23,24 +23,25 @@ from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.distributed import initialize, shut_down
 
-recipe = load_yaml(Recipe, Path("recipes/demo.yaml"), ["parallelism.pipeline_model_parallel_size=2"])
+recipe = load_yaml(Recipe, Path("recipes/demo.yaml"), ["parallelism.pipeline_model_parallel_size=3", "model.num_layers=3"])
 initialize(recipe)
 weight = build_model(recipe, 512).encoder.layers[0].mlp.linear_fc1.weight.detach().float()
-both = [torch.zeros_like(weight) for _ in range(2)]
-dist.all_gather(both, weight.contiguous())
-assert not torch.equal(*both), "both stages start alike"
-assert abs(float(both[0].std() / both[1].std()) - 1) < 0.05
+weights = [torch.zeros_like(weight) for _ in range(3)]
+dist.all_gather(weights, weight.contiguous())
+# The first stage draws its embedding before its layers; it is the later ones that would start alike.
+for one, other in ((0, 1), (1, 2), (0, 2)):
+    assert not torch.equal(weights[one], weights[other]), (one, other)
 shut_down()
 """
 
 
-def test_the_layers_of_two_stages_do_not_start_alike(tmp_path: Path) -> None:
+def test_the_layers_of_different_stages_do_not_start_alike(tmp_path: Path) -> None:
     program = tmp_path / "stages.py"
     program.write_text(PROGRAM, encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3"]
     done = subprocess.run(
         [*command, "--master-addr=127.0.0.1", f"--master-port={port}", str(program)],
         capture_output=True,
