@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_prep.errors import DataPrepError
+from data_prep.indexed import bin_path, idx_path
 from data_prep.whole_files import write_whole
 
 FORMAT_VERSION: Literal[1] = 1
@@ -130,3 +131,8 @@ class Manifest(_Part):
         """Write the manifest; call it after .bin and .idx have their final names."""
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, indent=2)
         write_whole(self.path(Path(prefix)), (text + "\n").encode())
+
+
+def corpus_files(prefix: Path) -> tuple[Path, ...]:
+    """The three files of a corpus, there or not; none for a path such as `.`, which no ending can be put to."""
+    return (bin_path(prefix), idx_path(prefix), Manifest.path(prefix)) if prefix.name else ()

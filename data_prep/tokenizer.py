@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -30,7 +29,9 @@ class Tokenizer:
         try:
             # A device or a pipe would be read for ever.
             if self.path.exists() and not self.path.is_file():
-                raise OSError(errno.EINVAL, "it is not a file")
+                raise DataPrepError(
+                    f"{self.path} is not a file. Give the path of a SentencePiece .model file as tokenizer.model."
+                )
             model = self.path.read_bytes()
         except OSError as error:
             raise DataPrepError(

@@ -148,7 +148,7 @@ def _train_with_a_kill(console: Console, recipe_file: Path, recipe: Recipe, run:
     process = start(command, gpus=False)
     try:
         while process.poll() is None and _steps_taken(run) < kill_at:
-            time.sleep(0.1)
+            time.sleep(0.5)  # reading the metrics takes from the cores that train
         if process.poll() is not None:
             raise RetrievaError(
                 f"training ended by itself with exit code {process.returncode}; see its output above"

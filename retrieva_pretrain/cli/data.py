@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,10 +58,9 @@ def build_command(
         typer.echo(manifest.model_dump_json(indent=1))
         return
     counts = manifest.counts
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in counts.dropped.items()) or "nothing"
     typer.echo(
         f"{corpus_prefix(config, output)}: {counts.documents:,} documents, {counts.tokens:,} tokens,"
-        f" {counts.text_bytes:,} bytes of text; dropped: {dropped}"
+        f" {counts.text_bytes:,} bytes of text; dropped: {_reasons(counts.dropped)}"
     )
 
 
@@ -159,9 +159,8 @@ def _show(found: Inspection) -> None:
         "tokens": f"{manifest.counts.tokens:,} ({manifest.dtype})",
         "bytes per token": f"{found.bytes_per_token:.2f}",
         "tokens a document": ", ".join(f"{name} {value:,}" for name, value in found.document_tokens.items()),
-        "dropped": ", ".join(f"{reason} {n:,}" for reason, n in manifest.counts.dropped.items()) or "nothing",
-        "repaired": ", ".join(f"{reason} {n:,}" for reason, n in manifest.counts.repaired.items())
-        or "nothing",
+        "dropped": _reasons(manifest.counts.dropped),
+        "repaired": _reasons(manifest.counts.repaired),
         "tokenizer": f"{manifest.tokenizer.model}, {manifest.tokenizer.vocab_size:,} pieces",
         "end of document": f"{manifest.eod.piece} ({manifest.eod.id})" if manifest.eod else "none",
         "fingerprint": found.fingerprint,
@@ -176,40 +175,39 @@ def _show(found: Inspection) -> None:
         console.print(Text(view.text if view.text is not None else " ".join(map(str, view.ids))))
 
 
-def _progress_bar(name: str) -> Any:
-    """Return a context manager that gives `build`'s progress a bar with its rate, on terminals and slow work alone."""
-    from contextlib import contextmanager
-
+@contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[Progress], None]]:
+    """Give `build`'s progress a bar with its rate, on the error stream and gone when the work is done."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    @contextmanager
-    def bar() -> Iterator[Callable[[Progress], None]]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TextColumn("{task.fields[tokens]:,} tokens"),
-            TimeRemainingColumn(),
-        )
-        console = Console(file=sys.stderr)
-        with Bar(*columns, console=console, transient=True) as shown:
-            task = shown.add_task(name, total=None, tokens=0)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[tokens]:,} tokens"),
+        TimeRemainingColumn(),
+    )
+    console = Console(file=sys.stderr)
+    with Bar(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(name, total=None, tokens=0)
 
-            def update(state: Progress) -> None:
-                if state.stage == "unchanged":
-                    console.print(
-                        f"{name}: complete already, made of the same inputs; nothing to do", markup=False
-                    )
-                shown.update(
-                    task,
-                    completed=state.source_bytes_done,
-                    total=state.source_bytes or None,
-                    tokens=state.tokens,
+        def update(state: Progress) -> None:
+            if state.stage == "unchanged":
+                console.print(
+                    f"{name}: complete already, made of the same inputs; nothing to do", markup=False
                 )
+            shown.update(
+                task,
+                completed=state.source_bytes_done,
+                total=state.source_bytes or None,
+                tokens=state.tokens,
+            )
 
-            yield update
+        yield update
 
-    return bar()
+
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "nothing"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import DataPrepError
 from data_prep.indexed import IndexedDataset, bin_path, idx_path
-from data_prep.manifest import Manifest
+from data_prep.manifest import Manifest, corpus_files
 from data_prep.tokenizer import (
     CLS_SPELLINGS,
     MASK_SPELLINGS,
@@ -177,9 +177,7 @@ def _open_corpus(field: str, path: str, tokenizer: Tokenizer, held_out_fraction:
 
 def _existing_prefix(path: str) -> Path:
     prefix = Path(path)
-    endings = (".bin", ".idx", ".manifest.json")
-    # A path such as "." has no name that an ending could be put to.
-    if not prefix.name or not any(prefix.with_name(prefix.name + ending).exists() for ending in endings):
+    if not any(file.exists() for file in corpus_files(prefix)):
         raise CorpusError(
             f"there is no corpus {path} (looked for {path}.bin, .idx and .manifest.json)."
             " Paths start at the working directory; `retrieva data build` makes a corpus."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import DataPrepError
-from data_prep.manifest import Manifest
+from data_prep.manifest import Manifest, corpus_files
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.recipe.schema import Recipe
@@ -70,8 +70,6 @@ def _tokenizer(recipe: Recipe) -> Tokenizer | None:
     path = Path(recipe.tokenizer.model)
     if not _is_here(path, "tokenizer.model"):
         return None
-    if not path.is_file():  # a device or a pipe would be read for ever
-        raise CorpusError(f"tokenizer.model: {path} is not a file. Give the path of a SentencePiece model.")
     try:
         return Tokenizer(path)
     except DataPrepError as error:
@@ -81,11 +79,7 @@ def _tokenizer(recipe: Recipe) -> Tokenizer | None:
 def _manifest(number: int, path: str) -> Manifest | None:
     """Read the manifest of a corpus; None where nothing of the corpus is here."""
     prefix = Path(path)
-    endings = (".bin", ".idx", ".manifest.json")
-    # A path such as "." has no name that an ending could be put to.
-    if not prefix.name or not any(
-        _is_here(prefix.with_name(prefix.name + ending), f"data.blend.{number}.path") for ending in endings
-    ):
+    if not any(_is_here(file, f"data.blend.{number}.path") for file in corpus_files(prefix)):
         return None
     try:
         return Manifest.load(prefix)

@@ -31,9 +31,6 @@ class Platform(Protocol):
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given, so that a clock can be read."""
 
-    def memory_allocated(self) -> int:
-        """Peak bytes held by this process: device memory on CUDA, resident memory on the host."""
-
 
 def optional_packages() -> dict[str, bool]:
     """Return which of NVIDIA's packages that megatron-core uses where it finds them are installed.

@@ -31,7 +31,3 @@ class CudaPlatform:
     def synchronize(self) -> None:
         """Wait for the device's queue."""
         torch.cuda.synchronize()
-
-    def memory_allocated(self) -> int:
-        """Return the peak bytes of the caching allocator."""
-        return torch.cuda.max_memory_allocated()

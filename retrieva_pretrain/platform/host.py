@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import resource
 from typing import Any
 
 import torch
@@ -40,10 +39,6 @@ class HostPlatform:
 
     def synchronize(self) -> None:
         """Return at once: the CPU has no queue."""
-
-    def memory_allocated(self) -> int:
-        """Return the peak resident bytes of this process."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _keep_freed_memory() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -54,6 +53,3 @@ def to_device(samples: Samples, first_sample: int, slots: int) -> MicroBatch:
         labels=tensor(np.take_along_axis(samples["labels"], order, axis=1)),
         loss_weights=tensor(np.take_along_axis(samples["loss_mask"], order, axis=1)),
     )
-
-
-MicroBatches = Iterator[MicroBatch]
