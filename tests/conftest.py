@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import sentencepiece
 from data_prep.indexed import IndexedDatasetWriter
 from data_prep.manifest import Counts, EndOfDocument, Manifest, Output, Outputs, TokenizerRecord
 from data_prep.tokenizer import Tokenizer
+from retrieva_pretrain.launch.torchrun import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -97,3 +101,36 @@ def write_corpus(folder: Path, name: str, documents: Sequence[Sequence[int]], to
         dtype="uint16",
     ).save(folder / name)
     return folder / name
+
+
+RunPython = Callable[..., str]
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Runs a program in a process of its own, or in several under torchrun, and returns what it prints.
+
+    megatron-core keeps its process groups in module globals, and the host platform answers for CUDA in the
+    whole process.
+    """
+
+    def run(program: str, *, processes: int = 1) -> str:
+        file = tmp_path / "program.py"
+        file.write_text(program, encoding="utf-8")
+        launcher: list[str] = []
+        if processes > 1:
+            launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+            launcher += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+        done = subprocess.run(
+            [sys.executable, *launcher, str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    return run

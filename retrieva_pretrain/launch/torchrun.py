@@ -20,7 +20,7 @@ def torchrun_command(recipe: Path, overrides: Sequence[str] = (), *, processes: 
         "torch.distributed.run",
         f"--nproc-per-node={processes}",
         "--master-addr=127.0.0.1",
-        f"--master-port={_free_port()}",
+        f"--master-port={free_port()}",
         "-m",
         "retrieva_pretrain",
         "train",
@@ -66,7 +66,8 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

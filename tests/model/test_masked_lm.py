@@ -1,19 +1,13 @@
-"""The model: its size, its head on scored positions, and what the recipe says it is.
-
-Each check runs in a process of its own: megatron-core keeps its process groups in module globals, and the host
-platform answers for CUDA in the whole process.
-"""
+"""The model: its size, its head on scored positions, and what the recipe says it is."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+Run = Callable[[str], str]
 pytestmark = pytest.mark.engine
 
 PREPARE = """
@@ -30,20 +24,13 @@ def recipe(file, *overrides):
 """
 
 
-def run(body: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", PREPARE + textwrap.dedent(body)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+@pytest.fixture
+def run(run_python: Callable[..., str]) -> Callable[[str], str]:
+    """Runs the lines of a check after the imports that all of them need."""
+    return lambda body: run_python(PREPARE + textwrap.dedent(body))
 
 
-def test_the_model_of_the_1_3_b_recipe_has_1_30_b_parameters_and_the_plan_counts_the_same() -> None:
+def test_the_model_of_the_1_3_b_recipe_has_1_30_b_parameters_and_the_plan_counts_the_same(run: Run) -> None:
     printed = run("""
         from retrieva_pretrain.planning.parameters import count_parameters
         r = recipe("recipes/retrievabert-1.3b.yaml")
@@ -60,7 +47,7 @@ def test_the_model_of_the_1_3_b_recipe_has_1_30_b_parameters_and_the_plan_counts
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_the_plan_counts_what_is_built_for_any_number_of_query_groups(groups: int) -> None:
+def test_the_plan_counts_what_is_built_for_any_number_of_query_groups(groups: int, run: Run) -> None:
     printed = run(f"""
         from retrieva_pretrain.planning.parameters import count_parameters
         for tied in ("true", "false"):
@@ -77,7 +64,7 @@ def test_the_plan_counts_what_is_built_for_any_number_of_query_groups(groups: in
         assert built == planned
 
 
-def test_head_and_loss_on_scored_positions_equal_the_full_head_in_value_and_gradient() -> None:
+def test_head_and_loss_on_scored_positions_equal_the_full_head_in_value_and_gradient(run: Run) -> None:
     run("""
         r = recipe("recipes/demo.yaml", "precision=fp32", "model.hidden_dropout=0.0", "model.attention_dropout=0.0")
         initialize(r)
@@ -110,9 +97,9 @@ def test_head_and_loss_on_scored_positions_equal_the_full_head_in_value_and_grad
     """)
 
 
-def test_the_model_is_pre_norm_swiglu_with_biases_query_groups_learned_positions_and_tied_embeddings() -> (
-    None
-):
+def test_the_model_is_pre_norm_swiglu_with_biases_query_groups_learned_positions_and_tied_embeddings(
+    run: Run,
+) -> None:
     run("""
         r = recipe("recipes/demo.yaml", "model.init_method_std=0.02")
         initialize(r)
@@ -139,7 +126,7 @@ def test_the_model_is_pre_norm_swiglu_with_biases_query_groups_learned_positions
     """)
 
 
-def test_weight_decay_leaves_biases_and_norms_alone() -> None:
+def test_weight_decay_leaves_biases_and_norms_alone(run: Run) -> None:
     run("""
         from retrieva_pretrain.model.build import wrap_model
         from retrieva_pretrain.model.optimizer import build_optimizer, set_learning_rate

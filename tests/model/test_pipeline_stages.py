@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 pytestmark = pytest.mark.engine
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 from pathlib import Path
@@ -35,20 +29,5 @@ shut_down()
 """
 
 
-def test_the_layers_of_different_stages_do_not_start_alike(tmp_path: Path) -> None:
-    program = tmp_path / "stages.py"
-    program.write_text(PROGRAM, encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3"]
-    done = subprocess.run(
-        [*command, "--master-addr=127.0.0.1", f"--master-port={port}", str(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_the_layers_of_different_stages_do_not_start_alike(run_python: Callable[..., str]) -> None:
+    run_python(PROGRAM, processes=3)

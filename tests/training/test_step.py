@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 pytestmark = pytest.mark.engine
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 from pathlib import Path
@@ -59,16 +55,10 @@ shut_down()
 """
 
 
-def test_gradient_and_loss_do_not_depend_on_the_micro_batch_when_samples_score_different_numbers() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_gradient_and_loss_do_not_depend_on_the_micro_batch_when_samples_score_different_numbers(
+    run_python: Callable[..., str],
+) -> None:
+    run_python(PROGRAM)
 
 
 NOT_FINITE = """
@@ -106,13 +96,7 @@ shut_down()
 """
 
 
-def test_a_gradient_that_is_not_finite_is_refused_before_it_touches_the_weights() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NOT_FINITE],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_a_gradient_that_is_not_finite_is_refused_before_it_touches_the_weights(
+    run_python: Callable[..., str],
+) -> None:
+    run_python(NOT_FINITE)
