@@ -20,6 +20,7 @@ from data_prep.build import build
 from data_prep.corpus import CorpusConfig, TokenizerConfig
 from data_prep.samples.build import write_sample_corpora
 from data_prep.train_tokenizer import train_tokenizer
+from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.launch.torchrun import kill_tree, start, torchrun_command
@@ -50,13 +51,6 @@ On your own data, next (docs: README.md, "From the demo to the 1.3 B model"):
   retrieva plan {recipes}/retrievabert-1.3b.yaml --gpus 32
   torchrun --nproc-per-node 4 -m retrieva_pretrain train {recipes}/retrievabert-1.3b.yaml
 """
-
-
-def recipes_folder() -> Path:
-    """Return where the recipes lie: inside an installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    inside = here / "recipes"
-    return inside if inside.is_dir() else here.parent / "recipes"
 
 
 def run_demo() -> None:

@@ -15,3 +15,7 @@ class CorpusError(RetrievaError):
 
 class CheckpointError(RetrievaError):
     """A checkpoint that is damaged or belongs to another recipe."""
+
+
+class LaunchError(RetrievaError):
+    """Jobs that cannot be submitted, or a scheduler that refuses them."""

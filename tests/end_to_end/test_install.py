@@ -44,7 +44,10 @@ def test_a_wheel_in_a_clean_environment_plans_prepares_and_trains(tmp_path: Path
     work.mkdir()
     retrieva = tmp_path / "venv" / "bin" / "retrieva"
     found = run(
-        python, "-c", "from retrieva_pretrain.demo import recipes_folder; print(recipes_folder())", cwd=work
+        python,
+        "-c",
+        "from retrieva_pretrain.bundled import recipes_folder; print(recipes_folder())",
+        cwd=work,
     )
     recipes = Path(found.strip())
     assert recipes.is_relative_to(tmp_path / "venv")
