@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from data_prep.contamination import Contamination
 from data_prep.sources import SOURCES, Source, open_source
+from data_prep.text_steps import TextSteps
 
 
 class TokenizerConfig(BaseModel):
@@ -30,6 +32,11 @@ class CorpusConfig(BaseModel):
     append_eod: bool = True
     eod: str = "</s>"
     options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    text: TextSteps = Field(default_factory=TextSteps)
+    deduplicate: bool = False
+    decontaminate: Contamination | None = None
+    # Share of the records that may be unreadable before the build stops.
+    max_malformed: Annotated[float, Field(ge=0, le=1)] = 0.001
 
     @field_validator("source")
     @classmethod

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,10 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     8: np.dtype("<u2"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_MAX_SEQUENCE = np.iinfo(np.int32).max
+MAX_DOCUMENT_TOKENS = int(np.iinfo(np.int32).max)
+"""Tokens of one document that the format can hold."""
+
+_INDEX_PIECE = 1 << 20
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -57,6 +60,28 @@ class WrittenFile(NamedTuple):
 
     sha256: str
     bytes: int
+
+
+def write_index(
+    write: Callable[[bytes], object], lengths: npt.NDArray[np.int32], dtype: np.dtype[Any]
+) -> None:
+    """Give the content of an .idx to `write`, piece by piece, for documents of one sequence each.
+
+    `lengths` are tokens, int32 [n_documents]. Memory beside them stays with one piece.
+    """
+    count = len(lengths)
+    write(_HEADER.pack(_MAGIC, _VERSION, _CODES[dtype], count, count + 1))
+    for start in range(0, count, _INDEX_PIECE):
+        write(lengths[start : start + _INDEX_PIECE].astype("<i4").tobytes())
+    end = 0
+    for start in range(0, count, _INDEX_PIECE):
+        # int64: both tokens and bytes pass 2^31 in any corpus of size.
+        ends = end + np.cumsum(lengths[start : start + _INDEX_PIECE], dtype=np.int64) * dtype.itemsize
+        pointers = np.concatenate([[end], ends[:-1]]).astype("<i8")
+        write(pointers.tobytes())
+        end = int(ends[-1])
+    for start in range(0, count + 1, _INDEX_PIECE):
+        write(np.arange(start, min(start + _INDEX_PIECE, count + 1), dtype="<i8").tobytes())
 
 
 class IndexedDatasetWriter:
@@ -97,34 +122,40 @@ class IndexedDatasetWriter:
             limits = np.iinfo(self.dtype)
             if tokens.min() < limits.min or tokens.max() > limits.max:
                 raise DataPrepError(f"{self.prefix}: a token id does not fit {self.dtype.name}.")
-        if tokens.size > _MAX_SEQUENCE:
+        if tokens.size > MAX_DOCUMENT_TOKENS:
             raise DataPrepError(
                 f"{self.prefix}: document {self.num_documents} has {tokens.size:,} tokens; the format holds "
-                f"at most {_MAX_SEQUENCE:,} in one document. Split it in the source."
+                f"at most {MAX_DOCUMENT_TOKENS:,} in one document. Split it in the source."
             )
         self._bin.write(tokens.astype(self.dtype).tobytes())
         self._lengths.append(tokens.size)
         self.num_tokens += tokens.size
+
+    def copy_tokens(self, source: BinaryIO, content: memoryview, start: int, end: int) -> None:
+        """Append ids as they lie in bytes `start` to `end` of a .bin of this type, mapped as `content`.
+
+        `add_lengths` tells how they make documents.
+        """
+        self._bin.copy(source, content, start, end)
+
+    def add_lengths(self, lengths: npt.NDArray[np.int32]) -> None:
+        """Append the lengths (tokens) of documents whose ids were or will be given to `copy_tokens`."""
+        self._lengths.frombytes(np.ascontiguousarray(lengths, dtype=np.intc).tobytes())
+        self.num_tokens += int(lengths.sum(dtype=np.int64))
 
     def finish(self) -> tuple[WrittenFile, WrittenFile]:
         """Write the index and bring both files to the disk; what .bin and .idx hold.
 
         The files keep their partial names until `publish`.
         """
-        lengths = np.frombuffer(self._lengths, dtype=np.intc).astype("<i4")
-        count = len(lengths)
-        self._idx.write(_HEADER.pack(_MAGIC, _VERSION, _CODES[self.dtype], count, count + 1))
-        self._idx.write(lengths.tobytes())
-        pointers = np.zeros(count, dtype="<i8")
-        np.cumsum(lengths[:-1], dtype=np.int64, out=pointers[1:])
-        pointers *= self.dtype.itemsize
-        self._idx.write(pointers.tobytes())
-        self._idx.write(np.arange(count + 1, dtype="<i8").tobytes())
+        if self._bin.size != self.num_tokens * self.dtype.itemsize:
+            raise AssertionError(f"{self._bin.size} bytes of ids for {self.num_tokens} tokens")
+        write_index(self._idx.write, np.frombuffer(self._lengths, dtype=np.intc), self.dtype)
         self._bin.sync()
         self._idx.sync()
         return (
-            WrittenFile(self._bin.sha256, self._bin.size),
-            WrittenFile(self._idx.sha256, self._idx.size),
+            WrittenFile(self._bin.checksum, self._bin.size),
+            WrittenFile(self._idx.checksum, self._idx.size),
         )
 
     def publish(self) -> None:

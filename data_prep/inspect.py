@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.build_page import length_histogram
 from data_prep.errors import DataPrepError
 from data_prep.indexed import IndexedDataset
 from data_prep.manifest import Manifest
@@ -26,13 +27,14 @@ class DocumentView:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A corpus in numbers. `note` says why there is no text where there is none."""
+    """A corpus in numbers. `length_histogram` is (tokens up to, documents); `note` says why there is no text where there is none."""
 
     prefix: str
     manifest: Manifest
     fingerprint: str
     bytes_per_token: float
     document_tokens: dict[str, int]
+    length_histogram: list[tuple[int, int]]
     documents: list[DocumentView] = field(default_factory=list)
     note: str | None = None
 
@@ -53,6 +55,7 @@ def inspect(prefix: Path, documents: Sequence[int] = ()) -> Inspection:
         fingerprint=manifest.fingerprint,
         bytes_per_token=counts.text_bytes / text_tokens if text_tokens else 0.0,
         document_tokens=_quantiles(dataset),
+        length_histogram=length_histogram(dataset.document_lengths()),
         documents=[_view(dataset, number, tokenizer) for number in documents],
         note=note,
     )

@@ -25,11 +25,26 @@ class _Part(BaseModel):
 
 
 class SourceFile(_Part):
-    """One raw file that was read."""
+    """One raw file that was read, and what of the corpus came from it."""
 
     path: str
     sha256: str
     bytes: int
+    documents: int
+    tokens: int
+    text_bytes: int
+
+
+class MalformedRecord(_Part):
+    """Input that could not be read: `record` counts what `unit` names (line, row, page), from 1."""
+
+    file: str
+    record: int
+    unit: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.unit} {self.record:,}: {self.problem}"
 
 
 class TokenizerRecord(_Part):
@@ -49,13 +64,24 @@ class EndOfDocument(_Part):
 
 
 class Counts(_Part):
-    """Documents and tokens written, UTF-8 bytes of their text, and what was dropped or mended, by reason."""
+    """What was written, and what became of the rest.
+
+    - `documents`, `tokens`, `text_bytes`: written; UTF-8 bytes of the text
+    - `records`: read, whatever became of them
+    - `dropped`, `repaired`, `malformed`: records by reason
+    - `contaminated`: dropped documents by the evaluation task whose text they hold (one may hold several)
+    - `labels`: documents written by kind and value, such as {"licence": {"MIT": 12}}
+    """
 
     documents: int
     tokens: int
     text_bytes: int
+    records: int = 0
     dropped: dict[str, int] = Field(default_factory=dict)
     repaired: dict[str, int] = Field(default_factory=dict)
+    malformed: dict[str, int] = Field(default_factory=dict)
+    contaminated: dict[str, int] = Field(default_factory=dict)
+    labels: dict[str, dict[str, int]] = Field(default_factory=dict)
 
 
 class Output(_Part):
@@ -73,7 +99,11 @@ class Outputs(_Part):
 
 
 class Manifest(_Part):
-    """The record of one corpus. `parameters` is the resolved corpus configuration."""
+    """The record of one corpus.
+
+    `parameters` is the resolved corpus configuration, `contamination` the fingerprint of the evaluation
+    texts it was cleaned of, `malformed_records` the first records that could not be read.
+    """
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str
@@ -83,6 +113,8 @@ class Manifest(_Part):
     append_eod: bool
     eod: EndOfDocument | None
     counts: Counts
+    malformed_records: list[MalformedRecord] = Field(default_factory=list)
+    contamination: str | None = None
     parameters: dict[str, Any]
     outputs: Outputs
     dtype: str

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import sentencepiece
 
 from data_prep.errors import DataPrepError
+from data_prep.long_texts import WHOLE, LongTexts
 
 MASK_SPELLINGS = ("<MASK>", "<MASK|LLM-jp>", "<mask>", "[MASK]")
 PAD_SPELLINGS = ("<PAD>", "<PAD|LLM-jp>", "<pad>", "[PAD]")
@@ -89,10 +94,36 @@ class Tokenizer:
             raise IndexError(f"piece {number} of {self.vocab_size}")
         return str(self._processor.IdToPiece(number))
 
-    def encode(self, texts: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
-        """Token ids of each text, without any special piece. The texts must be valid Unicode."""
-        ids: list[list[int]] = self._processor.Encode(list(texts), out_type=int, num_threads=num_threads)
+    def encode(self, texts: Sequence[str] | Sequence[bytes]) -> list[npt.NDArray[np.int32]]:
+        """Token ids of each text, without any special piece. The texts must be valid Unicode, or its UTF-8."""
+        inputs: Any = list(texts)
+        ids: list[npt.NDArray[np.int32]] = self._processor.Encode(inputs, return_type="numpy", num_threads=1)
         return ids
+
+    def encode_documents(
+        self, texts: Sequence[bytes], repaired: Counter[str] | None = None
+    ) -> list[npt.NDArray[np.int32]]:
+        """As `encode`, of texts in UTF-8, in bounded memory however long a text is.
+
+        Texts past `long_texts.WHOLE` bytes are encoded in parts, cut where no piece can reach across, and are
+        counted in `repaired` as `encoded_in_parts`.
+        """
+        if all(len(text) <= WHOLE for text in texts):
+            return self.encode(texts)
+        found = []
+        for text in texts:
+            if len(text) > WHOLE and (parts := self._long_texts.encode(text.decode())) is not None:
+                found.append(parts)
+                if repaired is not None:
+                    repaired["encoded_in_parts"] += 1
+            else:
+                found += self.encode([text])
+        return found
+
+    @cached_property
+    def _long_texts(self) -> LongTexts:
+        pieces = (self.id_to_piece(number) for number in range(self.vocab_size))
+        return LongTexts(lambda text: self.encode([text])[0], pieces, self._processor.Normalize)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; CONTROL pieces leave nothing. `IndexError` outside the vocabulary."""

@@ -13,6 +13,7 @@ from data_prep.corpus import CorpusConfig
 from data_prep.errors import DataPrepError
 from data_prep.sources import Document
 from data_prep.sources.files import expand
+from data_prep.sources.records import Malformed
 from data_prep.tokenizer import Tokenizer
 from data_prep.whole_files import write_whole
 
@@ -66,10 +67,17 @@ def _lines(corpora: Sequence[CorpusConfig], most: int) -> Iterator[str]:
     for corpus in corpora:
         source = corpus.open_source()
         paths = expand(corpus.files) if source.reads_files else [Path()]
-        left = most
-        for record in (record for path in paths for record in source.read(path)):
+        left, malformed = most, 0
+        found = (record for path in paths for record in source.read(path))
+        for records, record in enumerate(found, start=1):
             if left <= 0:
                 break
+            if isinstance(record, Malformed):
+                malformed += 1
+                if malformed > max(corpus.max_malformed * records, 10 if records > 1000 else 0):
+                    raise DataPrepError(
+                        f"{record} Mend it, or allow for it with max_malformed in the corpus file."
+                    )
             if isinstance(record, Document):
                 text = record.text[:left]
                 left -= len(text)

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from data_prep.errors import DataPrepError
 
 _CHUNK = 1 << 20
+_BESIDE = 1 << 20
+
+
+@functools.cache
+def _hasher() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="checksum")
 
 
 def sha256_file(path: Path) -> str:
@@ -40,28 +48,62 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-class PartialFile:
-    """A file being written beside its final name, with the sha256 and size of what went in.
+class Digest(Protocol):
+    """What hashlib and xxhash have in common."""
 
+    def update(self, data: bytes | memoryview, /) -> None: ...  # noqa: D102
+    def hexdigest(self) -> str: ...  # noqa: D102
+
+
+class PartialFile:
+    """A file being written beside its final name, with the checksum and size of what went in.
+
+    `digest` is the checksum (default: sha256).
     Raises `DataPrepError` when another living process is writing the same file.
     """
 
-    def __init__(self, final: Path) -> None:
+    def __init__(self, final: Path, digest: Digest | None = None) -> None:
         self.final = final
         self.path = final.with_name(final.name + ".partial")
         self.size = 0
-        self._digest = hashlib.sha256()
+        self._digest: Digest = hashlib.sha256() if digest is None else digest
         self._stream = self._open_locked()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
-        self._stream.write(data)
-        self._digest.update(data)
-        self.size += len(data) if isinstance(data, bytes) else data.nbytes
+        size = len(data) if isinstance(data, bytes) else data.nbytes
+        if size >= _BESIDE:
+            # Writing and hashing large pieces take about the same time, and neither holds the interpreter.
+            hashed = _hasher().submit(self._digest.update, data)
+            self._stream.write(data)
+            hashed.result()
+        else:
+            self._stream.write(data)
+            self._digest.update(data)
+        self.size += size
+
+    def copy(self, source: BinaryIO, content: memoryview, start: int, end: int) -> None:
+        """Append bytes `start` to `end` of another file; `content` is that file mapped into memory."""
+        hashed = _hasher().submit(self._digest.update, content[start:end])
+        self._stream.flush()
+        try:
+            while start < end and (
+                copied := os.copy_file_range(source.fileno(), self._stream.fileno(), end - start, start)
+            ):
+                start += copied
+                self.size += copied
+        except OSError as error:
+            # Older kernels, and file systems that cannot copy between each other.
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        if start < end:
+            self._stream.write(content[start:end])
+            self.size += end - start
+        hashed.result()
 
     @property
-    def sha256(self) -> str:
-        """The sha256 (hex) of everything written so far."""
+    def checksum(self) -> str:
+        """The checksum (hex) of everything written so far."""
         return self._digest.hexdigest()
 
     def sync(self) -> None:
@@ -82,7 +124,8 @@ class PartialFile:
 
     def _open_locked(self) -> BinaryIO:
         while True:
-            stream = self.path.open("ab")
+            # Not in append mode, which the kernel's own copying refuses.
+            stream = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "wb")
             try:
                 fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.errors import DataPrepError
-from data_prep.sources.records import Document, Record, Source
-from data_prep.sources.tables import missing_column, text_of
+from data_prep.sources.records import Block, Document, Malformed, Place, Range, Record, Source
+from data_prep.sources.tables import missing_column, text_or_malformed
+
+_BATCH_ROWS = 128
 
 
 class HfDataset(Source):
@@ -27,12 +30,25 @@ class HfDataset(Source):
     revision: str | None = None
     column: str = "text"
 
-    def read(self, path: Path) -> Iterator[Record]:
-        """One document a row."""
-        for number, row in enumerate(self._rows(), start=1):
+    def blocks(self, path: Path, part: Range, after: Place | None = None) -> Iterator[Block | Malformed]:
+        """Rows in batches; `after` skips those before it."""
+        place, rows = after or Place(), []
+        for row in itertools.islice(self._rows(), place.position, None):
             if self.column not in row:
                 raise DataPrepError(f"{self.path}: {missing_column(self.column, list(row))}")
-            yield Document(text_of(row, self.column, path, number), path, number)
+            rows.append({self.column: row[self.column]})
+            if len(rows) == _BATCH_ROWS:
+                end = Place(place.position + len(rows), place.records + len(rows))
+                yield Block(rows, place, end, 0)
+                place, rows = end, []
+        if rows:
+            yield Block(rows, place, Place(place.position + len(rows), place.records + len(rows)), 0)
+
+    def records(self, path: Path, block: Block) -> Iterator[Record]:
+        """One document a row."""
+        for number, row in enumerate(block.payload, start=block.start.records + 1):
+            text = text_or_malformed(row, self.column, path, number)
+            yield Document(text, path, number) if isinstance(text, str) else text
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         import datasets

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from data_prep.sources.records import Record, Source
-from data_prep.sources.tables import read_column
+from data_prep.sources.columns import TableSource
 
 
-class LlmJpCc(Source):
+class LlmJpCc(TableSource):
     """JSON lines (or parquet) whose text is `text`; it takes no options."""
 
-    def read(self, path: Path) -> Iterator[Record]:
-        """One document a line."""
-        yield from read_column(path, "text")
+    def text_column(self) -> str:
+        """`text`."""
+        return "text"

@@ -8,95 +8,137 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import DataPrepError
-from data_prep.sources.files import is_parquet, open_decompressed
-from data_prep.sources.records import Document, Dropped, Record
+import orjson
 
-_BATCH_ROWS = 256
+from data_prep.errors import DataPrepError
+from data_prep.sources.files import is_parquet
+from data_prep.sources.lines import Lines, line_blocks, line_number, split_lines
+from data_prep.sources.records import Block, Document, Dropped, Malformed, Place, Range, Record
+
+_BATCH_ROWS = 128
 Row = dict[str, Any]
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | None]]:
-    """(1-based record, row with at least `columns`) of a JSON-lines or parquet file; None is a blank line.
+def split_table(path: Path, target_bytes: int) -> list[Range]:
+    """Ranges of a table: bytes of plain JSON lines, rows (whole row groups) of parquet."""
+    if not _is_parquet(path):
+        return split_lines(path, target_bytes)
+    size = path.stat().st_size
+    if size < 2 * target_bytes:
+        return [Range()]
+    with _open_parquet(path) as table:
+        groups = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+    count = min(len(groups), max(1, round(size / target_bytes)))
+    starts = sorted({sum(groups[: len(groups) * number // count]) for number in range(count)})
+    return [Range(start, end) for start, end in zip(starts, [*starts[1:], None], strict=True)]
 
-    Raises `DataPrepError` naming the file and the line or row that is malformed or lacks a column.
-    """
-    if is_parquet(path) or path.suffix == ".parquet":
-        yield from _parquet_rows(path, columns)
-    else:
-        yield from _json_rows(path, columns)
+
+def table_blocks(
+    path: Path, part: Range, after: Place | None, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[Block | Malformed]:
+    """Blocks of a table: whole lines, or batches of at least `columns` (and those of `optional` there are)."""
+    if _is_parquet(path):
+        return _parquet_blocks(path, part, after, columns, optional)
+    return line_blocks(path, part, after)
 
 
-def read_column(path: Path, column: str) -> Iterator[Record]:
+def table_rows(
+    path: Path, block: Block, columns: Sequence[str]
+) -> Iterator[tuple[int, Row | None] | Malformed]:
+    """(1-based record, row with at least `columns`), None for a blank line, and what cannot be read."""
+    if isinstance(block.payload, Lines):
+        return _json_rows(path, block, columns)
+    return _batch_rows(path, block)
+
+
+def read_column(path: Path, block: Block, column: str) -> Iterator[Record]:
     """The texts of one column, blank lines counted as dropped."""
-    for number, row in read_rows(path, [column]):
+    for found in table_rows(path, block, [column]):
+        if isinstance(found, Malformed):
+            yield found
+            continue
+        number, row = found
         if row is None:
             yield Dropped("blank_line", path, number)
-        else:
-            yield Document(text_of(row, column, path, number), path, number)
+            continue
+        text = text_or_malformed(row, column, path, number)
+        yield Document(text, path, number) if isinstance(text, str) else text
 
 
-def text_of(row: Row, column: str, path: Path, number: int) -> str:
-    """The text of a row; `DataPrepError` when it is no string."""
+def text_or_malformed(row: Row, column: str, path: Path, number: int) -> str | Malformed:
+    """The text of a row, or what is there instead of one."""
     value = row[column]
     if isinstance(value, str):
         return value
-    raise DataPrepError(
-        f"{path}: record {number}: {column!r} is {_kind(value)}, not a text. "
+    problem = (
+        f"{column!r} is {_kind(value)}, not a text. "
         "Repair or remove the record, or name another column in options."
     )
+    return Malformed("not_a_text", path, number, problem, unit="record")
 
 
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | None]]:
-    with open_decompressed(path) as stream:
-        for number, line in enumerate(stream, start=1):
+def _is_parquet(path: Path) -> bool:
+    return path.suffix == ".parquet" or is_parquet(path)
+
+
+def _json_rows(
+    path: Path, block: Block, columns: Sequence[str]
+) -> Iterator[tuple[int, Row | None] | Malformed]:
+    lines: Lines = block.payload
+    data = lines.data
+    if block.start.position == 0:
+        # A byte-order mark belongs to the file, not to its text.
+        data = data.removeprefix(b"\xef\xbb\xbf")
+    rows = data.split(b"\n")
+    if not rows[-1]:
+        rows.pop()
+    for number, line in enumerate(rows, start=block.start.records + 1):
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:
             if not line.strip():
                 yield number, None
                 continue
-            row = _parse(line, path, number)
-            for column in columns:
-                if column not in row:
-                    raise DataPrepError(f"{path}: line {number}: {missing_column(column, list(row))}")
+            row = _parse(line, path, lines.base, number)
+        if isinstance(row, Malformed):
+            yield row
+        elif not isinstance(row, dict):
+            problem = f'{_kind(row)} where an object such as {{"text": ...}} is due. {_MEND}'
+            yield Malformed("not_an_object", path, line_number(path, lines.base, number), problem)
+        elif missing := next((column for column in columns if column not in row), None):
+            where = line_number(path, lines.base, number)
+            yield Malformed("missing_field", path, where, missing_column(missing, list(row)))
+        else:
             yield number, row
 
 
-def _parse(line: bytes, path: Path, number: int) -> Row:
-    where = f"{path}: line {number}"
-    mend = "Repair or remove the line; a file cut short has to be downloaded again."
+_MEND = "Repair or remove the line; a file cut short has to be downloaded again."
+
+
+def _parse(line: bytes, path: Path, base: int, number: int) -> Any:
+    """A line that orjson refuses; half a character (`\\ud83d`) and NaN are no error to Python's json."""
     try:
-        # utf-8-sig on the first line alone: a byte-order mark belongs to the file, not to its text.
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        return json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise DataPrepError(
-            f"{where}: byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8. "
+        reason = "not_utf8"
+        problem = (
+            f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8. "
             "Convert the file to UTF-8, or remove the line."
-        ) from None
+        )
     except json.JSONDecodeError as error:
-        raise DataPrepError(
-            f"{where}: not valid JSON ({error.msg} at column {error.colno}). {mend}"
-        ) from None
+        reason, problem = "not_json", f"not valid JSON ({error.msg} at column {error.colno}). {_MEND}"
     except (ValueError, RecursionError) as error:
-        raise DataPrepError(f"{where}: JSON that cannot be read ({error}). {mend}") from None
-    if not isinstance(row, dict):
-        raise DataPrepError(f'{where}: {_kind(row)} where an object such as {{"text": ...}} is due. {mend}')
-    return row
+        reason, problem = "not_json", f"JSON that cannot be read ({error}). {_MEND}"
+    return Malformed(reason, path, line_number(path, base, number), problem)
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | None]]:
+def _open_parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            for column in columns:
-                if column not in names:
-                    raise DataPrepError(f"{path}: {missing_column(column, names)}")
-            number = 0
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-                for row in _batch_rows(batch, path, number):
-                    number += 1
-                    yield number, row
+        # Column chunks are read as they are needed, not a row group at once.
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataPrepError(
@@ -104,20 +146,64 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row
         ) from None
 
 
-def _batch_rows(batch: Any, path: Path, before: int) -> list[Row]:
+def _parquet_blocks(
+    path: Path, part: Range, after: Place | None, columns: Sequence[str], optional: Sequence[str]
+) -> Iterator[Block | Malformed]:
+    import pyarrow as pa
+
+    with _open_parquet(path) as table:
+        rows, names = table.metadata.num_rows, table.schema_arrow.names
+        end = rows if part.end is None else part.end
+        place = after or Place(part.start, part.start)
+        for column in columns:
+            if column not in names:
+                problem = missing_column(column, names)
+                yield Malformed(
+                    "missing_column", path, part.start + 1, problem, "row", max(1, end - part.start)
+                )
+                return
+        wanted = [*columns, *(column for column in optional if column in names)]
+        size = path.stat().st_size
+        try:
+            for batch in _batches(table, place.position, end, wanted):
+                behind = Place(place.position + batch.num_rows, place.records + batch.num_rows)
+                yield Block(batch, place, behind, size * behind.position // max(1, rows))
+                place = behind
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            problem = f"the rows from here on cannot be read ({reason}). Download the file again."
+            yield Malformed("damaged", path, place.records + 1, problem, "row", end - place.position)
+
+
+def _batches(table: Any, start: int, end: int, columns: Sequence[str]) -> Iterator[Any]:
+    """The rows from `start` up to `end`, in batches that begin at the row groups and at `start`."""
+    first = 0
+    for number in range(table.num_row_groups):
+        rows = table.metadata.row_group(number).num_rows
+        behind = first + rows
+        if behind > start and first < end:
+            row = first
+            for batch in table.iter_batches(_BATCH_ROWS, row_groups=[number], columns=list(columns)):
+                low, high = max(start - row, 0), min(end - row, batch.num_rows)
+                if low < high:
+                    yield batch.slice(low, high - low)
+                row += batch.num_rows
+        first = behind
+
+
+def _batch_rows(path: Path, block: Block) -> Iterator[tuple[int, Row | None] | Malformed]:
+    batch, before = block.payload, block.start.records
     try:
-        rows: list[Row] = batch.to_pylist()
-        return rows
+        yield from enumerate(batch.to_pylist(), start=before + 1)
+        return
     except UnicodeDecodeError:
         pass
     for index in range(batch.num_rows):
         try:
-            batch.slice(index, 1).to_pylist()
+            yield before + index + 1, batch.slice(index, 1).to_pylist()[0]
         except UnicodeDecodeError:
-            raise DataPrepError(
-                f"{path}: row {before + index + 1}: a text that is not UTF-8. Repair or remove the row."
-            ) from None
-    raise AssertionError("a batch that cannot be decoded has a row that cannot")
+            problem = "a text that is not UTF-8. Repair or remove the row."
+            yield Malformed("not_utf8", path, before + index + 1, problem, unit="row")
 
 
 def missing_column(column: str, present: Sequence[str]) -> str:

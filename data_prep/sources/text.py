@@ -6,9 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from data_prep.errors import DataPrepError
-from data_prep.sources.files import open_decompressed
-from data_prep.sources.records import Document, Record, Source
+from data_prep.sources.lines import (
+    Lines,
+    after_last_line,
+    after_last_paragraph,
+    line_blocks,
+    line_number,
+    split_lines,
+)
+from data_prep.sources.records import Block, Document, Malformed, Place, Range, Record, Source
 
 
 class Text(Source):
@@ -16,41 +22,83 @@ class Text(Source):
 
     document: Literal["file", "paragraph", "line"] = "file"
 
-    def read(self, path: Path) -> Iterator[Record]:
-        """The documents of a file; the record is the line a document starts on."""
-        lines = _lines(path)
-        if self.document == "line":
-            for number, line in lines:
-                if line.strip():
-                    yield Document(line.rstrip("\n"), path, number)
-        elif self.document == "paragraph":
-            yield from _paragraphs(lines, path)
+    def ranges(self, path: Path, target_bytes: int) -> list[Range]:
+        """Bytes of a plain file of lines; otherwise the file."""
+        return split_lines(path, target_bytes) if self.document == "line" else [Range()]
+
+    def blocks(self, path: Path, part: Range, after: Place | None = None) -> Iterator[Block | Malformed]:
+        """Whole documents."""
+        if self.document == "file":
+            return _whole_file(path, after)
+        cut = after_last_line if self.document == "line" else after_last_paragraph
+        return line_blocks(path, part, after, cut)
+
+    def records(self, path: Path, block: Block) -> Iterator[Record]:
+        """The documents of a block; the record is the line a document starts on."""
+        if self.document == "file":
+            yield from _file(path, block)
+        elif self.document == "line":
+            for number, line in _lines(path, block):
+                if isinstance(line, Malformed):
+                    yield line
+                elif line.strip():
+                    yield Document(line, path, number)
         else:
-            yield Document("".join(line for _, line in lines), path, 1)
+            yield from _paragraphs(path, block)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with open_decompressed(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataPrepError(
-                    f"{path}: line {number}: byte {error.start + 1} (0x{line[error.start]:02x}) is not "
-                    "UTF-8. Convert the file to UTF-8."
-                ) from None
-            yield number, text[:-2] + "\n" if text.endswith("\r\n") else text
+def _whole_file(path: Path, after: Place | None) -> Iterator[Block | Malformed]:
+    parts = [] if after else list(line_blocks(path, Range(), None))
+    blocks = [part for part in parts if isinstance(part, Block)]
+    if blocks or not parts:
+        data = b"".join(block.payload.data for block in blocks)
+        if after is None:
+            end = blocks[-1].end if blocks else Place()
+            yield Block(Lines(data, 0), Place(), end, path.stat().st_size)
+    yield from (part for part in parts if isinstance(part, Malformed))
 
 
-def _paragraphs(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[Document]:
+def _file(path: Path, block: Block) -> Iterator[Record]:
+    lines = []
+    for _, line in _lines(path, block):
+        if isinstance(line, Malformed):
+            # Half a document is none.
+            yield line
+            return
+        lines.append(line)
+    ends = block.payload.data.endswith(b"\n")
+    yield Document("\n".join(lines) + ("\n" if ends else ""), path, 1)
+
+
+def _lines(path: Path, block: Block) -> Iterator[tuple[int, str | Malformed]]:
+    payload: Lines = block.payload
+    data = payload.data
+    if block.start.position == 0:
+        data = data.removeprefix(b"\xef\xbb\xbf")
+    rows = data.split(b"\n")
+    if not rows[-1]:
+        rows.pop()
+    for number, row in enumerate(rows, start=block.start.records + 1):
+        try:
+            yield number, row.removesuffix(b"\r").decode()
+        except UnicodeDecodeError as error:
+            problem = (
+                f"byte {error.start + 1} (0x{row[error.start]:02x}) is not UTF-8. Convert the file to UTF-8."
+            )
+            yield number, Malformed("not_utf8", path, line_number(path, payload.base, number), problem)
+
+
+def _paragraphs(path: Path, block: Block) -> Iterator[Record]:
     paragraph: list[str] = []
     start = 0
-    for number, line in lines:
-        if line.strip():
+    for number, line in _lines(path, block):
+        if isinstance(line, Malformed):
+            yield line
+        elif line.strip():
             start = start if paragraph else number
             paragraph.append(line)
         elif paragraph:
-            yield Document("".join(paragraph).rstrip("\n"), path, start)
+            yield Document("\n".join(paragraph), path, start)
             paragraph = []
     if paragraph:
-        yield Document("".join(paragraph).rstrip("\n"), path, start)
+        yield Document("\n".join(paragraph), path, start)

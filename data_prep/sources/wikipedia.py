@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from data_prep.sources.files import is_parquet, open_decompressed
-from data_prep.sources.mediawiki_dump import Page, SiteInfo, read_dump
-from data_prep.sources.records import Document, Dropped, Record, Source
-from data_prep.sources.tables import read_rows, text_of
+from data_prep.sources.mediawiki_dump import Page, SiteInfo, dump_blocks, dump_ranges, pages_of, site_info
+from data_prep.sources.records import Block, Document, Dropped, Malformed, Place, Range, Record, Source
+from data_prep.sources.tables import split_table, table_blocks, table_rows, text_or_malformed
 
 Variant = Literal["zh-hans", "zh-hant", "zh-cn", "zh-sg", "zh-my", "zh-tw", "zh-hk", "zh-mo"]
 
@@ -24,21 +25,34 @@ class Wikipedia(Source):
     title: bool = True
     variant: Variant = "zh-cn"
 
-    def read(self, path: Path) -> Iterator[Record]:
+    def ranges(self, path: Path, target_bytes: int) -> list[Range]:
+        """bz2 streams in a row of a multistream dump; tables as elsewhere; any other dump is one range."""
+        return split_table(path, target_bytes) if _is_table(path) else dump_ranges(path, target_bytes)
+
+    def blocks(self, path: Path, part: Range, after: Place | None = None) -> Iterator[Block | Malformed]:
+        """Whole pages, or rows of a table."""
+        if _is_table(path):
+            return table_blocks(path, part, after, self._columns())
+        return dump_blocks(path, part, after)
+
+    def records(self, path: Path, block: Block) -> Iterator[Record]:
         """One document an article; pages of other namespaces and redirects are counted as dropped."""
-        if is_parquet(path) or _is_json_lines(path):
-            yield from self._cleaned(path)
+        if _is_table(path):
+            yield from self._cleaned(path, block)
             return
-        removed: frozenset[str] | None = None
-        for site, page in read_dump(path):
-            if removed is None:
-                removed = _removed_names(site)
-            yield self._record(page, site, removed, path)
+        site = site_info(path)
+        removed = _removed_names(site)
+        for page in pages_of(path, block):
+            yield page if isinstance(page, Malformed) else self._record(page, site, removed, path)
+
+    def _columns(self) -> list[str]:
+        return ["title", "text"] if self.title else ["text"]
 
     def _record(self, page: Page, site: SiteInfo, removed: frozenset[str], path: Path) -> Record:
         from mwparserfromhell.parser import ParserError
 
         from data_prep.wikitext import clean_wikitext
+        from data_prep.wikitext.render import UnbalancedError
 
         if page.namespace != 0:
             return Dropped("namespace", path, page.number)
@@ -49,25 +63,30 @@ class Wikipedia(Source):
         variant = self.variant if site.language.startswith("zh") else None
         try:
             cleaned = clean_wikitext(page.text, removed=removed, variant=variant)
-        except (ParserError, RecursionError):
+        except (ParserError, UnbalancedError, RecursionError):
             return Dropped("unparsable_wikitext", path, page.number)
         if not cleaned.text:
             return Dropped("empty", path, page.number)
         return Document(self._with_title(cleaned.title or page.title, cleaned.text), path, page.number)
 
-    def _cleaned(self, path: Path) -> Iterator[Record]:
+    def _cleaned(self, path: Path, block: Block) -> Iterator[Record]:
         """Rows of `wikimedia/wikipedia`: title and text, cleaned already."""
-        for number, row in read_rows(path, ["title", "text"] if self.title else ["text"]):
+        for found in table_rows(path, block, self._columns()):
+            if isinstance(found, Malformed):
+                yield found
+                continue
+            number, row = found
             if row is None:
                 yield Dropped("blank_line", path, number)
                 continue
-            text = text_of(row, "text", path, number)
-            if not text:
+            text = text_or_malformed(row, "text", path, number)
+            title = text_or_malformed(row, "title", path, number) if self.title else ""
+            if isinstance(text, Malformed) or isinstance(title, Malformed):
+                yield text if isinstance(text, Malformed) else title  # type: ignore[misc]
+            elif not text:
                 yield Dropped("empty", path, number)
-            elif self.title:
-                yield Document(self._with_title(text_of(row, "title", path, number), text), path, number)
             else:
-                yield Document(text, path, number)
+                yield Document(self._with_title(title, text), path, number)
 
     def _with_title(self, title: str, text: str) -> str:
         return f"{title}\n\n{text}" if self.title else text
@@ -79,6 +98,15 @@ def _removed_names(site: SiteInfo) -> frozenset[str]:
     return removed_names(name for name, key in site.namespaces.items() if key in REMOVED_KEYS)
 
 
-def _is_json_lines(path: Path) -> bool:
+def _is_table(path: Path) -> bool:
+    """Whether the file is parquet or JSON lines and no XML."""
+    stat = path.stat()
+    return _looks_like_a_table(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _looks_like_a_table(path: Path, _size: int, _mtime_ns: int) -> bool:
+    if path.suffix == ".parquet" or is_parquet(path):
+        return True
     with open_decompressed(path) as stream:
         return stream.read(64).lstrip().startswith(b"{")

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from data_prep.wikitext.extensions import REMOVED, put_back, take_out
+from data_prep.wikitext.nesting import cut_nested
 from data_prep.wikitext.variants import resolve_variants
 
 # A run of blanks is matched from its start alone: from each of its blanks, a long one would take minutes.
@@ -40,7 +41,8 @@ def clean_wikitext(wikitext: str, *, removed: frozenset[str], variant: str | Non
 
     `removed` holds the namespace names whose links leave nothing (`namespaces.removed_names`); with a
     `variant`, Chinese language conversion is resolved to it.
-    Raises `mwparserfromhell.parser.ParserError` where the parser gives up on a page.
+    Raises `mwparserfromhell.parser.ParserError` where the parser gives up on a page, and
+    `render.UnbalancedError` where the markup is hopeless.
     """
     from data_prep.wikitext.render import render
 
@@ -48,7 +50,7 @@ def clean_wikitext(wikitext: str, *, removed: frozenset[str], variant: str | Non
     title = None
     if variant is not None:
         text, title = resolve_variants(text, variant)
-    text = _TABLE_LINE.sub("", render(text, removed))
+    text = _TABLE_LINE.sub("", render(cut_nested(text), removed))
     text = _TRAILING_SEPARATOR.sub(REMOVED, _LEADING_SEPARATOR.sub(r"\1", text))
     # Twice: brackets inside brackets.
     text = _EMPTY_BRACKETS.sub(REMOVED, _EMPTY_BRACKETS.sub(REMOVED, text))

@@ -31,17 +31,59 @@ _STRAY_TAGS = re.compile(
     r"|onlyinclude|includeonly|poem|table|tr|td|th|li|ul|ol)\b[^<>]*>",
     re.IGNORECASE,
 )
+# Marks of lists, indents and rules at the start of a line, which the parser makes a node of each.
+_LINE_MARKS = re.compile(r"^(?:[*#:;]+|-{4,})", re.MULTILINE)
+# Links to articles without markup inside, most of all: the parser takes twenty times as long for each.
+_PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|<>\n:&]+)(?:\|([^\[\]{}|<>\n]*))?\]\]")
+_LONGEST_PIECE = 20_000
+_MOST_LEFT_OPEN = 200
 _SPACES = {"\u00a0": " ", "\u2002": " ", "\u2003": " ", "\u2009": " ", "\u00ad": ""}
+
+
+class UnbalancedError(ValueError):
+    """Markup that no page means: parsing it would take hours."""
 
 
 def render(text: str, removed: frozenset[str]) -> str:
     """The text of a page whose comments and extension tags are out already.
 
     `removed` holds the namespace names whose links leave nothing.
-    Raises `mwparserfromhell.parser.ParserError` where the parser gives up on a page.
+    Raises `mwparserfromhell.parser.ParserError` where the parser gives up on a page, and `UnbalancedError`
+    where it is not asked to try.
     """
     # Quotes for bold and italics are cut by a regular expression later: cheaper, and an unclosed one
     # cannot swallow the rest of the page.
+    text = _PLAIN_LINK.sub(_link_text, _LINE_MARKS.sub("", text))
+    return "".join(_rendered(piece, removed) for piece in _pieces(text))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces, where it is long: the parser looks for the end of what is open from every place.
+
+    A link or an element that reaches across a cut is lost; pages so long have few of them, and those with
+    thousands that are never closed would take it hours.
+    """
+    start = 0
+    while len(text) - start > _LONGEST_PIECE:
+        end = start + _LONGEST_PIECE
+        cut = max(text.rfind("\n\n", start, end), text.rfind("\n=", start, end))
+        if cut <= start:
+            cut = text.rfind("\n", start, end)
+        end = cut if cut > start else end
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _left_open(text: str) -> int:
+    """How many more links, templates and tables are opened than closed."""
+    pairs = (("[[", "]]"), ("{{", "}}"), ("{|", "|}"))
+    return sum(max(0, text.count(opening) - text.count(closing)) for opening, closing in pairs)
+
+
+def _rendered(text: str, removed: frozenset[str]) -> str:
+    if _left_open(text) > _MOST_LEFT_OPEN:
+        raise UnbalancedError(f"more than {_MOST_LEFT_OPEN} links, templates or tables are left open")
     code = mwparserfromhell.parse(text, skip_style_tags=True)
     return "".join(_nodes(code, removed))
 
@@ -49,8 +91,7 @@ def render(text: str, removed: frozenset[str]) -> str:
 def _nodes(code: Any, removed: frozenset[str]) -> Iterator[str]:
     for node in code.nodes if code is not None else ():
         if isinstance(node, nodes.Text):
-            # Here and not on the whole text: what an entity spells (`&lt;br&gt;`) is no markup.
-            yield _STRAY_TAGS.sub("", _MAGIC_WORDS.sub("", _QUOTES.sub("", node.value)))
+            yield _text(node.value)
         elif isinstance(node, nodes.Wikilink):
             yield from _wikilink(node, removed)
         elif isinstance(node, nodes.Tag):
@@ -65,6 +106,25 @@ def _nodes(code: Any, removed: frozenset[str]) -> Iterator[str]:
             yield _entity(node)
         elif isinstance(node, nodes.Template | nodes.Argument):
             yield REMOVED
+
+
+def _link_text(link: re.Match[str]) -> str:
+    shown = link[2]
+    return shown if shown and not shown.isspace() else link[1].strip()
+
+
+def _text(value: str) -> str:
+    """Running text without quotes, magic words and stray tags.
+
+    Done here and not on the whole page: what an entity spells (`&lt;br&gt;`) is no markup.
+    """
+    if "''" in value:
+        value = _QUOTES.sub("", value)
+    if "__" in value:
+        value = _MAGIC_WORDS.sub("", value)
+    if "<" in value:
+        value = _STRAY_TAGS.sub("", value)
+    return value
 
 
 def _wikilink(node: nodes.Wikilink, removed: frozenset[str]) -> Iterator[str]:

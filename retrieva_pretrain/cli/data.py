@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrieva_pretrain.cli.arguments import Overrides
+from retrieva_pretrain.cli.data_build import reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from rich.console import Console
 
-    from data_prep.build import Progress
     from data_prep.inspect import Inspection
+
+_MOST_FILES = 20
 
 app = typer.Typer(
     help="Prepare corpora: build, inspect, verify; train a tokenizer.",
@@ -28,40 +27,104 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Prefix = Annotated[
     Path, typer.Argument(help="The corpus: the path of its files without .bin or .idx.", show_default=False)
 ]
-CorpusFile = Annotated[Path, typer.Argument(help="The corpus file (YAML).", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where the corpora are written.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="CPUs to use. Default: all that this process may use.", min=1, show_default=False),
+]
 
 
 @app.command("build")
 def build_command(
-    corpus: CorpusFile,
-    overrides: Overrides = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the corpus is written.")] = Path(
-        "data"
-    ),
+    corpora: Annotated[
+        list[str],
+        typer.Argument(
+            help="Corpus files (YAML), and key=value to override what they say.",
+            metavar="CORPUS.yaml... [KEY=VALUE]...",
+            show_default=False,
+        ),
+    ],
+    output: Output = Path("data"),
+    workers: Workers = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Do share I of N alone, such as 2/8; `retrieva data merge` joins them.", metavar="I/N"
+        ),
+    ] = None,
     overwrite: Annotated[
-        bool, typer.Option(help="Replace a corpus made of other inputs or options.")
+        bool, typer.Option(help="Replace a corpus, or an unfinished build, made of other inputs or options.")
+    ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Submit the build as jobs of this cluster: a bundled profile's name, or a YAML.",
+            show_default=False,
+        ),
+    ] = None,
+    array: Annotated[
+        int | None,
+        typer.Option(help="With --cluster: the number of tasks of the job array.", min=1, show_default=False),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="With --array: submit these tasks again alone, such as 3,7.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --cluster: show scripts and commands, submit nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn raw files into OUTPUT/NAME.bin, .idx and a manifest. A finished corpus is left as it is.
+    """Turn raw files into OUTPUT/NAME.bin, .idx and a manifest; run again, it goes on where it was stopped.
 
     Example: retrieva data build recipes/corpora/llm_jp_cc.yaml --output data 'files=[/data/ja_cc/*.jsonl.gz]'
     """
-    from data_prep.build import build, corpus_prefix
-    from data_prep.corpus import CorpusConfig
-    from retrieva_pretrain.recipe.loading import load_yaml
+    from retrieva_pretrain.cli.data_build import build_corpora, build_shares, submit_corpora
 
-    config = load_yaml(CorpusConfig, corpus, overrides or [])
-    with _progress_bar(config.name) as progress:
-        manifest = build(config, output, progress=progress, overwrite=overwrite)
-    if as_json:
-        typer.echo(manifest.model_dump_json(indent=1))
+    if (cluster is None) != (array is None) or (cluster is None and (only or dry_run)):
+        raise typer.BadParameter("--cluster and --array go together; --only and --dry-run go with them.")
+    if cluster is not None and array is not None:
+        if shard is not None or overwrite or workers is not None:
+            raise typer.BadParameter(
+                "with --cluster, each task of the array gets its --shard and --workers itself."
+            )
+        submit_corpora(corpora, output, cluster, array, only, dry_run)
         return
-    counts = manifest.counts
-    typer.echo(
-        f"{corpus_prefix(config, output)}: {counts.documents:,} documents, {counts.tokens:,} tokens,"
-        f" {counts.text_bytes:,} bytes of text; dropped: {_reasons(counts.dropped)}"
-    )
+    if shard is not None and overwrite:
+        raise typer.BadParameter("--shard works beside other shares: it cannot --overwrite what they do.")
+    if shard is None:
+        build_corpora(corpora, output, workers, overwrite, as_json)
+    else:
+        build_shares(corpora, output, _share(shard), workers, as_json)
+
+
+@app.command("merge")
+def merge_command(
+    corpora: Annotated[
+        list[str],
+        typer.Argument(
+            help="The corpus files (YAML) and key=value that the shares were built with.",
+            metavar="CORPUS.yaml... [KEY=VALUE]...",
+            show_default=False,
+        ),
+    ],
+    output: Output = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Join the shares that `retrieva data build --shard` has built; exit 1 naming what is missing.
+
+    Example: retrieva data merge recipes/corpora/llm_jp_cc.yaml --output data
+    """
+    from retrieva_pretrain.cli.data_build import merge_corpora
+
+    merge_corpora(corpora, output, as_json)
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise typer.BadParameter(f"--shard {text}: give I/N with I from 1 to N, such as 2/8.")
+    return int(number), int(of)
 
 
 @app.command("inspect")
@@ -159,8 +222,11 @@ def _show(found: Inspection) -> None:
         "tokens": f"{manifest.counts.tokens:,} ({manifest.dtype})",
         "bytes per token": f"{found.bytes_per_token:.2f}",
         "tokens a document": ", ".join(f"{name} {value:,}" for name, value in found.document_tokens.items()),
-        "dropped": _reasons(manifest.counts.dropped),
-        "repaired": _reasons(manifest.counts.repaired),
+        "dropped": reasons(manifest.counts.dropped),
+        "repaired": reasons(manifest.counts.repaired),
+        "not read": reasons(manifest.counts.malformed),
+        **{f"contaminated, {task}": f"{count:,}" for task, count in manifest.counts.contaminated.items()},
+        **{kind: reasons(counts) for kind, counts in manifest.counts.labels.items()},
         "tokenizer": f"{manifest.tokenizer.model}, {manifest.tokenizer.vocab_size:,} pieces",
         "end of document": f"{manifest.eod.piece} ({manifest.eod.id})" if manifest.eod else "none",
         "fingerprint": found.fingerprint,
@@ -168,6 +234,8 @@ def _show(found: Inspection) -> None:
     for name, value in rows.items():
         table.add_row(name, Text(str(value)))
     console.print(table)
+    _show_lengths(found, console)
+    _show_files(found, console)
     if found.note:
         console.print(Text(found.note))
     for view in found.documents:
@@ -175,39 +243,26 @@ def _show(found: Inspection) -> None:
         console.print(Text(view.text if view.text is not None else " ".join(map(str, view.ids))))
 
 
-@contextmanager
-def _progress_bar(name: str) -> Iterator[Callable[[Progress], None]]:
-    """Give `build`'s progress a bar with its rate, on the error stream and gone when the work is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
+def _show_lengths(found: Inspection, console: Console) -> None:
+    from rich.table import Table
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[tokens]:,} tokens"),
-        TimeRemainingColumn(),
-    )
-    console = Console(file=sys.stderr)
-    with Bar(*columns, console=console, transient=True) as shown:
-        task = shown.add_task(name, total=None, tokens=0)
-
-        def update(state: Progress) -> None:
-            if state.stage == "unchanged":
-                console.print(
-                    f"{name}: complete already, made of the same inputs; nothing to do", markup=False
-                )
-            shown.update(
-                task,
-                completed=state.source_bytes_done,
-                total=state.source_bytes or None,
-                tokens=state.tokens,
-            )
-
-        yield update
+    table = Table("tokens, up to", "documents", "", title="lengths", title_justify="left", box=None)
+    most = max((count for _, count in found.length_histogram), default=1)
+    for bound, count in found.length_histogram:
+        table.add_row(f"{bound:,}", f"{count:,}", "\u2588" * round(30 * count / most))
+    console.print(table)
 
 
-def _reasons(counts: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "nothing"
+def _show_files(found: Inspection, console: Console) -> None:
+    from rich.table import Table
+
+    files = found.manifest.files
+    if len(files) < 2:
+        return
+    table = Table("file", "documents", "tokens", "share", title="files", title_justify="left", box=None)
+    for file in sorted(files, key=lambda file: -file.tokens)[:_MOST_FILES]:
+        share = file.tokens / max(1, found.manifest.counts.tokens)
+        table.add_row(file.path, f"{file.documents:,}", f"{file.tokens:,}", f"{share:.1%}")
+    console.print(table)
+    if len(files) > _MOST_FILES:
+        console.print(f"and {len(files) - _MOST_FILES:,} more files")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import pytest
 import sentencepiece
 from pydantic import ValidationError
 
-from data_prep.build import Progress, build
+from data_prep.build import Cut, Progress, build
 from data_prep.corpus import CorpusConfig, TokenizerConfig
 from data_prep.errors import DataPrepError
 from data_prep.indexed import IndexedDataset
@@ -32,11 +29,13 @@ MEGATRON_IDX = "656fe72eaa523f2052e9895e264499e8b220805fda71f9648180bba0b9440d65
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    """Files a user sees; `.NAME.build` is the work of a build that is not complete."""
+    paths = folder.iterdir() if folder.exists() else ()
+    return sorted(path.name for path in paths if not path.name.startswith("."))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def texts_of(prefix: Path, tokenizer: Tokenizer) -> list[str]:
@@ -86,7 +85,7 @@ def test_the_end_token_is_what_was_asked_for(
 ) -> None:
     manifest = build(configure(write_jsonl(tmp_path / "a.jsonl", ["abc"]), **fields), tmp_path / "out")
     ids = small_tokenizer.encode(["abc"])[0]
-    expected = [*ids, small_tokenizer.piece_id(end)] if end else ids
+    expected = [*ids, small_tokenizer.piece_id(end)] if end else ids.tolist()
     assert IndexedDataset(tmp_path / "out" / "corpus").document(0).tolist() == expected
     assert (manifest.eod.piece if manifest.eod else None) == end
 
@@ -128,13 +127,18 @@ def test_building_again_does_nothing(tmp_path: Path, configure: Any, write_jsonl
     assert [progress.stage for progress in seen] == ["checking", "unchanged"]
 
 
-def test_the_same_inputs_give_the_same_bytes_anywhere_with_any_number_of_threads(
-    tmp_path: Path, configure: Any, write_jsonl: Any
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("cut", [Cut(), Cut(task_bytes=30_000, shard_bytes=100_000)])
+def test_the_same_inputs_give_the_same_bytes_however_the_work_is_shared(
+    tmp_path: Path, configure: Any, write_jsonl: Any, workers: int, cut: Cut
 ) -> None:
-    config = configure(write_jsonl(tmp_path / "a.jsonl", TEXTS * 1500))
-    build(config, tmp_path / "one", num_threads=1)
-    build(config, tmp_path / "two", num_threads=3)
+    one = write_jsonl(tmp_path / "a.jsonl", TEXTS * 1500)
+    config = configure(one, write_jsonl(tmp_path / "b.jsonl.gz", TEXTS * 700), deduplicate=True)
+    build(config, tmp_path / "one", workers=1)
+    build(config, tmp_path / "two", workers=workers, cut=cut)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert names(tmp_path / "two") == ["corpus.bin", "corpus.idx", "corpus.manifest.json"]
+    assert list((tmp_path / "two").glob(".*")) == []
 
 
 Change = Callable[[Path, dict[str, Any]], None]
@@ -230,34 +234,6 @@ def test_the_files_of_another_tool_are_not_replaced(tmp_path: Path, configure: A
     assert contents(tmp_path / "out") == {"corpus.bin": b"Megatron's own"}
 
 
-KILLED_BUILD = """
-import os, signal, sys
-from pathlib import Path
-from data_prep.build import build
-from data_prep.corpus import CorpusConfig
-
-def progress(state):
-    if state.stage == sys.argv[3] and state.documents:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-build(CorpusConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), progress=progress)
-"""
-
-
-@pytest.mark.parametrize("stage", ["reading", "finishing"])
-def test_a_build_killed_in_the_middle_leaves_no_corpus_and_the_next_one_the_same_bytes(
-    tmp_path: Path, configure: Any, write_jsonl: Any, stage: str
-) -> None:
-    config = configure(write_jsonl(tmp_path / "a.jsonl", TEXTS * 1500))
-    arguments = [config.model_dump_json(), str(tmp_path / "out"), stage]
-    killed = subprocess.run([sys.executable, "-c", KILLED_BUILD, *arguments], check=False, timeout=60)
-    assert killed.returncode == -signal.SIGKILL
-    assert names(tmp_path / "out") == ["corpus.bin.partial", "corpus.idx.partial"]
-    build(config, tmp_path / "out")
-    build(config, tmp_path / "undisturbed")
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
-
-
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -269,26 +245,59 @@ def test_a_build_killed_in_the_middle_leaves_no_corpus_and_the_next_one_the_same
         ("a.jsonl", b'{"text": 12}\n', "record 1: 'text' is a number, not a text"),
         ("a.jsonl", b'"abc"\n', "line 1: a string where an object"),
         ("a.jsonl", b'{"text": "abc", "x": ' + b"[" * 100_000 + b"\n", "line 1: JSON that cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 999, mtime=0)[:-12], "the file was cut short"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 99, mtime=0)[:-12], "the file was cut short"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"text": "abc"}\n' * 999, mtime=0)[:-8] + bytes(8),
+            gzip.compress(b'{"text": "abc"}\n' * 99, mtime=0)[:-8] + bytes(8),
             "damaged compressed data",
         ),
-        ("a.jsonl.gz", b'{"text": "abc"}\n', "not gz data"),
-        ("a.jsonl.gz", b"", "empty, though its name says so"),
     ],
 )
-def test_bad_input_is_one_message_with_file_and_line_and_leaves_no_file(
+def test_input_that_cannot_be_read_stops_the_build_unless_it_is_allowed_for(
     tmp_path: Path, configure: Any, write_jsonl: Any, name: str, data: bytes, message: str
 ) -> None:
-    good = write_jsonl(tmp_path / "Good.jsonl", TEXTS * 600)
+    good = write_jsonl(tmp_path / "Good.jsonl", TEXTS * 200)
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(DataPrepError, match=f"{name}: .*{message}") as refusal:
-        build(configure(good, tmp_path / name), tmp_path / "out")
-    assert "\n" not in str(refusal.value)
+    config = configure(good, tmp_path / name)
+    with pytest.raises(
+        DataPrepError, match=f"(?s)max_malformed allows 0.10%:.*{name}: .*{message}"
+    ) as refusal:
+        build(config, tmp_path / "out")
     assert refusal.value.__cause__ is None
     assert names(tmp_path / "out") == []
+    # The finished shards are used again: the limit decides nothing that is in them.
+    manifest = build(config.model_copy(update={"max_malformed": 0.01}), tmp_path / "out")
+    assert sum(manifest.counts.malformed.values()) == 1
+    (problem,) = manifest.malformed_records
+    assert problem.file == str(tmp_path / name)
+    counts = manifest.counts
+    assert counts.records == counts.documents + 1 + sum(counts.dropped.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b'{"text": "abc"}\n', "not gz data"), (b"", "empty, though its name says so")]
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_before_any_work(
+    tmp_path: Path, configure: Any, write_jsonl: Any, data: bytes, message: str
+) -> None:
+    good = write_jsonl(tmp_path / "Good.jsonl", TEXTS)
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    with pytest.raises(DataPrepError, match=f"a.jsonl.gz: {message}") as refusal:
+        build(configure(good, tmp_path / "a.jsonl.gz"), tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_few_malformed_records_among_many_are_counted_and_named(
+    tmp_path: Path, configure: Any, write_jsonl: Any
+) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", TEXTS * 1500)
+    with file.open("ab") as stream:
+        stream.write(b'{"text": 1}\n{\n')
+    manifest = build(configure(file), tmp_path / "out")
+    assert manifest.counts.malformed == {"not_a_text": 1, "not_json": 1}
+    assert [problem.record for problem in manifest.malformed_records] == [6001, 6002]
+    assert manifest.counts.documents == 6000
 
 
 def test_bad_input_leaves_the_corpus_that_was_there(tmp_path: Path, configure: Any, write_jsonl: Any) -> None:
@@ -299,6 +308,77 @@ def test_bad_input_leaves_the_corpus_that_was_there(tmp_path: Path, configure: A
     with pytest.raises(DataPrepError, match="line 1: not valid JSON"):
         build(config, tmp_path / "out", overwrite=True)
     assert contents(tmp_path / "out") == before
+
+
+def test_declared_steps_are_taken_and_counted(
+    tmp_path: Path, configure: Any, write_jsonl: Any, small_tokenizer: Tokenizer
+) -> None:
+    texts = ["abc", "ａｂｃ", "ab\x07c", "a", "abc", "あ" * 50]
+    file = write_jsonl(tmp_path / "a.jsonl", texts)
+    steps = {"nfkc": True, "control_characters": "remove", "min_characters": 2, "max_characters": 20}
+    manifest = build(configure(file, text=steps, deduplicate=True), tmp_path / "out")
+    # After the steps, three of them are the first.
+    assert texts_of(tmp_path / "out" / "corpus", small_tokenizer) == ["abc"]
+    assert manifest.counts.dropped == {"duplicate": 3, "too_long": 1, "too_short": 1}
+    assert manifest.counts.repaired == {"control_characters": 1, "nfkc": 1}
+
+
+def test_duplicates_are_found_across_files_and_the_first_stays(
+    tmp_path: Path, configure: Any, write_jsonl: Any, small_tokenizer: Tokenizer
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ["abc", "あいう", "abc"])
+    write_jsonl(tmp_path / "b.jsonl", ["えお", "あいう", "かき"])
+    config = configure(tmp_path / "*.jsonl", deduplicate=True)
+    manifest = build(config, tmp_path / "out", workers=2)
+    assert texts_of(tmp_path / "out" / "corpus", small_tokenizer) == ["abc", "あいう", "えお", "かき"]
+    assert manifest.counts.dropped == {"duplicate": 2}
+    assert [file.documents for file in manifest.files] == [2, 2]
+    assert verify(tmp_path / "out" / "corpus").ok
+    build(configure(tmp_path / "*.jsonl"), tmp_path / "kept")
+    assert IndexedDataset(tmp_path / "kept" / "corpus").num_documents == 6
+
+
+def test_documents_that_hold_evaluation_texts_are_dropped_and_counted_by_task(
+    tmp_path: Path, configure: Any, write_jsonl: Any, small_tokenizer: Tokenizer
+) -> None:
+    sentence = "あいうえお かきくけこ abcdefg"
+    write_jsonl(tmp_path / "test" / "v1.json", [{"sentence1": sentence, "label": 1}])
+    file = write_jsonl(tmp_path / "a.jsonl", ["abc " + sentence + " abc", "あいう かきく", "abc"])
+    config = configure(
+        file, decontaminate={"tasks": {"jsts": [str(tmp_path / "test" / "*.json")]}, "ngram_characters": 12}
+    )
+    manifest = build(config, tmp_path / "out")
+    assert texts_of(tmp_path / "out" / "corpus", small_tokenizer) == ["あいう かきく", "abc"]
+    assert manifest.counts.dropped == {"contaminated": 1}
+    assert manifest.counts.contaminated == {"jsts": 1}
+    write_jsonl(tmp_path / "test" / "v1.json", [{"sentence1": sentence * 2}])
+    with pytest.raises(DataPrepError, match="decontaminate: other evaluation texts"):
+        build(config, tmp_path / "out")
+
+
+def test_licences_are_counted_for_the_documents_that_stay(
+    tmp_path: Path, configure: Any, write_jsonl: Any
+) -> None:
+    rows = [
+        {"content": "abc", "max_stars_repo_licenses": ["MIT", "Zlib"]},
+        {"content": "あいう", "max_stars_repo_licenses": ["MIT"]},
+        {"content": "abc", "max_stars_repo_licenses": ["GPL-3.0"]},
+        {"content": "かき"},
+    ]
+    config = configure(write_jsonl(tmp_path / "a.jsonl", rows), source="the_stack", deduplicate=True)
+    counts = build(config, tmp_path / "out").counts
+    assert counts.labels == {"licence": {"GPL-3.0": 0, "MIT": 2, "Zlib": 1}}
+
+
+def test_the_manifest_tells_what_came_from_each_file(
+    tmp_path: Path, configure: Any, write_jsonl: Any
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    write_jsonl(tmp_path / "b.jsonl.gz", TEXTS[:2])
+    manifest = build(configure(tmp_path / "*"), tmp_path / "out")
+    assert [file.documents for file in manifest.files] == [4, 2]
+    assert sum(file.tokens for file in manifest.files) == manifest.counts.tokens
+    assert sum(file.text_bytes for file in manifest.files) == manifest.counts.text_bytes
 
 
 @pytest.mark.parametrize(
@@ -386,7 +466,7 @@ def test_an_output_directory_that_cannot_be_written_is_named(
     tmp_path: Path, configure: Any, write_jsonl: Any
 ) -> None:
     (tmp_path / "out").write_bytes(b"a file")
-    with pytest.raises(DataPrepError, match="out: "):
+    with pytest.raises(DataPrepError, match=r"out/\.corpus\.build: "):
         build(configure(write_jsonl(tmp_path / "a.jsonl", TEXTS)), tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"a file"
 

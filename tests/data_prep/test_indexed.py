@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import DataPrepError
-from data_prep.indexed import IndexedDataset, IndexedDatasetWriter, bin_path, idx_path, token_dtype
+from data_prep.indexed import (
+    IndexedDataset,
+    IndexedDatasetWriter,
+    bin_path,
+    idx_path,
+    token_dtype,
+    write_index,
+)
 
 DOCUMENTS = [[5, 6, 7, 2], [2], [9, 65499, 2], [], [1, 2]]
 
@@ -146,3 +153,26 @@ def test_a_pickled_dataset_is_its_path_and_not_its_tokens(tmp_path: Path) -> Non
     frozen = pickle.dumps(IndexedDataset(tmp_path / "corpus"))
     assert len(frozen) < 1000
     assert pickle.loads(frozen).document(9999).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<i4"])
+def test_an_index_past_2_to_the_31_tokens_and_bytes_is_right(tmp_path: Path, dtype: str) -> None:
+    # 2,300 documents of a million tokens: a sparse .bin, and only the ends of it have ids.
+    lengths = np.full(2300, 1 << 20, dtype=np.int32)
+    lengths[-1] = 3
+    total, size = int(lengths.sum(dtype=np.int64)), np.dtype(dtype).itemsize
+    assert total > 2**31
+    with idx_path(tmp_path / "c").open("wb") as stream:
+        write_index(stream.write, lengths, np.dtype(dtype))
+    with bin_path(tmp_path / "c").open("wb") as stream:
+        stream.truncate(total * size)
+        stream.seek((total - 3) * size)
+        stream.write(np.array([7, 8, 2], dtype).tobytes())
+    ours = IndexedDataset(tmp_path / "c")
+    assert ours.document(2299).tolist() == [7, 8, 2]
+    assert ours.num_tokens == total
+    assert int(ours.document_offsets()[-2]) == total - 3
+    assert int(ours.sequence_pointers[-1]) == (total - 3) * size
+    theirs = pytest.importorskip("megatron.core.datasets.indexed_dataset").IndexedDataset(str(tmp_path / "c"))
+    assert theirs[2299].tolist() == [7, 8, 2]
+    assert len(theirs) == 2300

@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from data_prep.errors import DataPrepError
 from data_prep.sources import Document, Dropped, open_source
+from data_prep.sources.records import Malformed
 
 TEXTS = ["一行目\n二行目\t終わり", "second\u2028still second", "셋째 \U0001f427", " "]
 
@@ -26,6 +27,11 @@ def read(name: str, path: Path, /, **options: Any) -> tuple[list[str], Counter[s
     records = list(open_source(name, options).read(path))
     dropped = Counter(record.reason for record in records if isinstance(record, Dropped))
     return [record.text for record in records if isinstance(record, Document)], dropped
+
+
+def problems(name: str, path: Path, /, **options: Any) -> list[str]:
+    records = open_source(name, options).read(path)
+    return [str(record) for record in records if isinstance(record, Malformed)]
 
 
 def lines(column: str, texts: list[str]) -> bytes:
@@ -65,23 +71,37 @@ def test_the_compression_is_told_by_the_content(tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESSIONS if suffix])
-@pytest.mark.parametrize("source", ["jsonl", "text"])
-def test_compressed_data_cut_short_anywhere_are_refused(tmp_path: Path, suffix: str, source: str) -> None:
-    data = COMPRESSIONS[suffix](lines("text", [f"{number} text" for number in range(3000)]))
+@pytest.mark.parametrize(("source", "options"), [("jsonl", {}), ("text", {"document": "line"})])
+def test_compressed_data_cut_short_anywhere_give_what_is_there_and_say_where_they_end(
+    tmp_path: Path, suffix: str, source: str, options: dict[str, Any]
+) -> None:
+    texts = [f"{number} text" for number in range(30_000)]
+    data = COMPRESSIONS[suffix](lines("text", texts))
     path = tmp_path / f"a{suffix}"
     for cut in (len(data) // 3, len(data) - 9, len(data) - 1):
         path.write_bytes(data[:cut])
-        with pytest.raises(DataPrepError, match=r"a\S*: .*cut short"):
-            read(source, path)
+        (problem,) = problems(source, path, **options)
+        kept = read(source, path, **options)[0]
+        assert problem.startswith(f"{path}: line {len(kept) + 1:,}: ")
+        assert "cut short" in problem
+        if source == "jsonl":
+            assert kept == texts[: len(kept)]
+    assert len(kept) > 20_000
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESSIONS if suffix])
-def test_damaged_compressed_data_are_refused(tmp_path: Path, suffix: str) -> None:
+def test_damaged_compressed_data_are_told_and_end_the_file(tmp_path: Path, suffix: str) -> None:
     data = bytearray(COMPRESSIONS[suffix](lines("text", [f"{number} text" for number in range(3000)])))
     data[len(data) // 2] ^= 0xFF
     (tmp_path / f"a{suffix}").write_bytes(data)
-    with pytest.raises(DataPrepError, match=f"a{suffix}: "):
-        read("text", tmp_path / f"a{suffix}")
+    assert f"a{suffix}: line " in problems("text", tmp_path / f"a{suffix}", document="line")[-1]
+
+
+@pytest.mark.parametrize("document", ["file", "line", "paragraph"])
+def test_a_file_named_as_compressed_that_is_not_is_refused(tmp_path: Path, document: str) -> None:
+    (tmp_path / "a.gz").write_bytes(b"text\n")
+    with pytest.raises(DataPrepError, match=r"a\.gz: not gz data"):
+        read("text", tmp_path / "a.gz", document=document)
 
 
 def test_a_byte_order_mark_windows_line_ends_and_a_missing_last_one_are_no_text(tmp_path: Path) -> None:
@@ -128,10 +148,16 @@ def _table(values: Any) -> pyarrow.Table:
         ),
     ],
 )
-def test_a_table_without_texts_is_refused_by_row(tmp_path: Path, table: pyarrow.Table, message: str) -> None:
+def test_rows_without_a_text_are_told_one_by_one(tmp_path: Path, table: pyarrow.Table, message: str) -> None:
     parquet.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(DataPrepError, match=f"a.parquet: {message}"):
-        read("parquet", tmp_path / "a.parquet")
+    assert message in problems("parquet", tmp_path / "a.parquet")[0]
+
+
+def test_a_table_without_the_column_counts_for_all_its_rows(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"txt": ["a"] * 7}), tmp_path / "a.parquet")
+    (problem,) = open_source("parquet", {}).read(tmp_path / "a.parquet")
+    assert isinstance(problem, Malformed)
+    assert (problem.reason, problem.records) == ("missing_column", 7)
 
 
 @pytest.mark.parametrize("cut", [0, 3, 200, -1])
@@ -143,15 +169,17 @@ def test_a_parquet_file_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
         read("parquet", tmp_path / "a.parquet")
 
 
-def test_damage_inside_a_parquet_file_is_refused(tmp_path: Path) -> None:
+def test_damage_inside_a_parquet_file_counts_for_the_rows_behind_it(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(_table([f"{number} text" for number in range(5000)]), path, compression="zstd")
     data = bytearray(path.read_bytes())
     for position in range(100, len(data) // 2, 50):
         data[position] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(DataPrepError, match=r"a\.parquet: "):
-        read("parquet", path)
+    *kept, problem = open_source("parquet", {}).read(path)
+    assert isinstance(problem, Malformed)
+    assert problem.reason == "damaged"
+    assert len(kept) + problem.records == 5000
 
 
 STACK = [
@@ -220,13 +248,21 @@ def test_a_file_that_fails_several_filters_is_counted_once(stack: Path) -> None:
     }
 
 
-def test_a_filter_without_its_column_is_refused(tmp_path: Path) -> None:
+def test_a_filter_without_its_column_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"content": "x", "max_line_length": null}\n')
     assert read("the_stack", tmp_path / "a.jsonl")[0] == ["x"]
-    with pytest.raises(DataPrepError, match="line 1: no 'lang'"):
-        read("the_stack", tmp_path / "a.jsonl", languages=["Python"])
-    with pytest.raises(DataPrepError, match="record 1: 'max_line_length' is None, not a number"):
-        read("the_stack", tmp_path / "a.jsonl", max_line_length=9)
+    assert "line 1: no 'lang'" in problems("the_stack", tmp_path / "a.jsonl", languages=["Python"])[0]
+    assert (
+        "record 1: 'max_line_length' is None, not a number"
+        in problems("the_stack", tmp_path / "a.jsonl", max_line_length=9)[0]
+    )
+
+
+def test_the_licences_of_the_stack_are_labels(tmp_path: Path) -> None:
+    rows = [{"content": "a", "max_stars_repo_licenses": ["MIT", "Apache-2.0"]}, {"content": "b"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    labels = [record.labels for record in open_source("the_stack", {}).read(tmp_path / "a.parquet")]  # type: ignore[union-attr]
+    assert labels == [(("licence", "MIT"), ("licence", "Apache-2.0")), ()]
 
 
 @pytest.mark.parametrize("options", [{"languages": []}, {"alphanum_fraction": 25.0}, {"max_line_length": 0}])
@@ -253,10 +289,83 @@ def test_plain_text_is_cut_into_what_a_document_is(tmp_path: Path, document: str
     assert read("text", tmp_path / "a.txt.gz", document=document)[0] == texts
 
 
-def test_text_that_is_not_utf_8_is_refused_by_line(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_told_by_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("一\n二\n".encode() + "三\n".encode("shift_jis"))
-    with pytest.raises(DataPrepError, match=r"a\.txt: line 3: byte 1 \(0x8e\) is not UTF-8"):
-        read("text", tmp_path / "a.txt")
+    (problem,) = problems("text", tmp_path / "a.txt")
+    assert "a.txt: line 3: byte 1 (0x8e) is not UTF-8" in problem
+    assert read("text", tmp_path / "a.txt") == ([], {})
+    assert read("text", tmp_path / "a.txt", document="line")[0] == ["一", "二"]
+
+
+def _numbered(path: Path, count: int) -> list[str]:
+    texts = [f"{number} " + "あ" * (number * 7919 % 400) for number in range(count)]
+    path.write_bytes(lines("text", texts))
+    return texts
+
+
+def _by_ranges(path: Path, target: int) -> list[Any]:
+    source = open_source("jsonl", {})
+    found = []
+    for part in source.ranges(path, target):
+        for block in source.blocks(path, part):
+            assert not isinstance(block, Malformed)
+            found += source.records(path, block)
+    return found
+
+
+@pytest.mark.parametrize("target", [1, 97, 5000, 300_000, 1 << 40])
+def test_a_plain_file_read_by_ranges_is_the_file(tmp_path: Path, target: int) -> None:
+    texts = _numbered(tmp_path / "a.jsonl", 600 if target < 5000 else 3000)
+    assert [record.text for record in _by_ranges(tmp_path / "a.jsonl", max(target, 40))] == texts
+
+
+def test_a_parquet_file_read_by_ranges_is_the_file(tmp_path: Path) -> None:
+    texts = [f"{number} text" for number in range(1000)]
+    parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=70)
+    source = open_source("parquet", {})
+    parts = source.ranges(tmp_path / "a.parquet", (tmp_path / "a.parquet").stat().st_size // 6)
+    assert len(parts) > 3
+    blocks = [(part, block) for part in parts for block in source.blocks(tmp_path / "a.parquet", part)]
+    records = [
+        record
+        for _, block in blocks
+        if not isinstance(block, Malformed)
+        for record in source.records(Path("a"), block)
+    ]
+    assert [record.text for record in records if isinstance(record, Document)] == texts
+    assert [record.record for record in records] == list(range(1, 1001))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_reading_goes_on_behind_any_block(tmp_path: Path, name: str) -> None:
+    texts = [f"{number} " + "い" * 3000 for number in range(1200)]
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=500)
+    else:
+        path.write_bytes(COMPRESSIONS[name.removeprefix("a.jsonl")](lines("text", texts)))
+    source = open_source("jsonl", {})
+    (part,) = source.ranges(path, 1 << 40)
+    blocks = list(source.blocks(path, part))
+    assert len(blocks) > 3
+    for number, block in enumerate(blocks):
+        assert not isinstance(block, Malformed)
+        rest = [one for one in source.blocks(path, part, block.end) if not isinstance(one, Malformed)]
+        assert [one.start for one in rest] == [one.start for one in blocks[number + 1 :]]  # type: ignore[union-attr]
+        assert [record for one in rest for record in source.records(path, one)] == [
+            record
+            for one in blocks[number + 1 :]
+            for record in source.records(path, one)  # type: ignore[arg-type]
+        ]
+
+
+def test_lines_of_a_range_have_their_numbers_in_the_file(tmp_path: Path) -> None:
+    data = b"".join(b'{"text": "%d"}\n' % number if number % 10 else b"{\n" for number in range(1, 500))
+    (tmp_path / "a.jsonl").write_bytes(data)
+    wrong = [
+        record.record for record in _by_ranges(tmp_path / "a.jsonl", 700) if isinstance(record, Malformed)
+    ]
+    assert wrong == list(range(10, 500, 10))
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from data_prep.build.plan import deciding_parameters
 from data_prep.corpus import CorpusConfig
 from data_prep.errors import DataPrepError
 from data_prep.indexed import IndexedDataset, bin_path, idx_path
@@ -15,23 +17,40 @@ from data_prep.whole_files import sha256_file
 _WAY_OUT = "Give --overwrite to replace it, or choose another name or output directory."
 
 
+def only_ours(prefix: Path, *, building: bool) -> None:
+    """Refuse files under the corpus's name that no build of ours is writing.
+
+    Raises `DataPrepError` naming the file.
+    """
+    if building or Manifest.path(prefix).exists():
+        return
+    for path in (bin_path(prefix), idx_path(prefix)):
+        if path.exists():
+            raise DataPrepError(f"{path} is there without a manifest: another tool made it. {_WAY_OUT}")
+
+
 def complete_manifest(
-    prefix: Path, config: CorpusConfig, files: list[Path], tokenizer: Tokenizer
+    prefix: Path,
+    config: CorpusConfig,
+    files: list[Path],
+    tokenizer: Tokenizer,
+    contamination: str | None,
+    *,
+    building: bool,
 ) -> Manifest | None:
     """The manifest of a complete corpus made of exactly these inputs and options; None when there is none.
 
-    Raises `DataPrepError` for a corpus of other inputs, a damaged one, and files without a manifest.
+    `building` says that an unfinished build is there: files without a manifest are then what a kill left
+    of its last step. Raises `DataPrepError` for a corpus of other inputs, a damaged one, and files of others.
     """
     if not Manifest.path(prefix).exists():
-        for path in (bin_path(prefix), idx_path(prefix)):
-            if path.exists():
-                raise DataPrepError(
-                    f"{path} is there without a manifest: another tool made it, or a build was interrupted "
-                    f"at its very end. {_WAY_OUT}"
-                )
+        only_ours(prefix, building=building)
         return None
-    manifest = Manifest.load(prefix)
-    if differing := differences(manifest, config, files, tokenizer):
+    try:
+        manifest = Manifest.load(prefix)
+    except DataPrepError as error:
+        raise DataPrepError(f"{error} {_WAY_OUT}") from None
+    if differing := differences(manifest, config, files, tokenizer, contamination):
         lines = "\n".join(f"  {line}" for line in differing)
         raise DataPrepError(f"{prefix}: a corpus of other inputs is there:\n{lines}\n{_WAY_OUT}")
     try:
@@ -44,11 +63,16 @@ def complete_manifest(
 
 
 def differences(
-    manifest: Manifest, config: CorpusConfig, files: list[Path], tokenizer: Tokenizer
+    manifest: Manifest,
+    config: CorpusConfig,
+    files: list[Path],
+    tokenizer: Tokenizer,
+    contamination: str | None,
 ) -> list[str]:
     """Readable lines for everything that would make other tokens; where files lie does not count."""
     lines = []
-    old, new = _flat(manifest.parameters), _flat(config.model_dump(mode="json"))
+    old = deciding_parameters(manifest.parameters)
+    new = deciding_parameters(config.model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             lines.append(f"{key}: {old.get(key)!r} -> {new.get(key)!r}")
@@ -57,6 +81,8 @@ def differences(
     if manifest.tokenizer.sentencepiece_version != tokenizer.sentencepiece_version:
         versions = f"{manifest.tokenizer.sentencepiece_version} -> {tokenizer.sentencepiece_version}"
         lines.append(f"sentencepiece: {versions} (versions differ in exact score ties)")
+    if manifest.contamination != contamination:
+        lines.append("decontaminate: other evaluation texts")
     return lines or _file_differences(manifest, files)
 
 
@@ -71,14 +97,7 @@ def _file_differences(manifest: Manifest, files: list[Path]) -> list[str]:
     if lines:
         return lines
     # Sizes first: hashing terabytes to find that a file has grown would take hours.
-    pairs = zip(manifest.files, files, strict=True)
-    return [f"{path}: other content" for old, path in pairs if old.sha256 != sha256_file(path)]
-
-
-def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
-    """What of the parameters decides the tokens; options one by one."""
-    flat = {key: parameters.get(key) for key in ("source", "append_eod")}
-    if parameters.get("append_eod"):
-        flat["eod"] = parameters.get("eod")
-    flat.update({f"options.{key}": value for key, value in (parameters.get("options") or {}).items()})
-    return flat
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+        sums = list(executor.map(sha256_file, files))
+    pairs = zip(manifest.files, files, sums, strict=True)
+    return [f"{path}: other content" for old, path, sha256 in pairs if old.sha256 != sha256]
