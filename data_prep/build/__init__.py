@@ -18,7 +18,17 @@ from typing import Literal
 from data_prep.build.existing import complete_manifest
 from data_prep.build.lock import share_lock, whole_build_lock
 from data_prep.build.merge import all_shards, merge, too_many_malformed
-from data_prep.build.plan import BuildPlan, Cut, Task, changes, fingerprint, inputs_of, make_plan
+from data_prep.build.plan import (
+    BuildPlan,
+    Cut,
+    Fingerprint,
+    Input,
+    Task,
+    changes,
+    fingerprint,
+    inputs_of,
+    make_plan,
+)
 from data_prep.build.pool import run_tasks
 from data_prep.build.shard import finished_parts
 from data_prep.build.task import TaskProgress, TaskRunner
@@ -113,9 +123,7 @@ def build(
         # The build that held the lock may have completed the corpus meanwhile.
         if not overwrite and (existing := job.existing()):
             return existing
-        if overwrite:
-            job.begin_anew()
-        runner = job.runner()
+        runner = job.runner(overwrite)
         _run(runner, runner.plan.tasks, workers, report)
         return _merge(job, runner, report)
 
@@ -210,8 +218,10 @@ class _Job:
             self.prefix, self.config, self.files, self.tokenizer, contamination, building=building
         )
         if found and building:
-            # A kill between the manifest and the end of the build left its shards.
-            shutil.rmtree(self.folder, ignore_errors=True)
+            # A kill between the manifest and the end of the build left its shards; or one that replaces the
+            # corpus is at work, and holds the lock.
+            with suppress(DataPrepError, OSError), whole_build_lock(self.folder):
+                shutil.rmtree(self.folder, ignore_errors=True)
         return found
 
     @contextmanager
@@ -240,14 +250,11 @@ class _Job:
         except (DataPrepError, OSError):
             return
 
-    def begin_anew(self) -> None:
-        """Forget what is finished, but not who holds the lock."""
-        for path in self.folder.iterdir():
-            if path.suffix != ".lock" and path.name != "lock":
-                path.unlink()
+    def runner(self, overwrite: bool = False) -> TaskRunner:
+        """The tasks as they were planned, or planned now.
 
-    def runner(self) -> TaskRunner:
-        """The tasks as they were planned, or planned now."""
+        With `overwrite` a plan of other inputs makes way with its shards; one of the same inputs is gone on with.
+        """
         source = self.config.open_source()
         contamination = self.contamination.fingerprint if self.contamination else None
         made_of = fingerprint(self.config, self.tokenizer, contamination)
@@ -257,16 +264,10 @@ class _Job:
             # Without locks on this file system every share writes the same plan.
             with suppress(OSError):
                 fcntl.flock(stream.fileno(), fcntl.LOCK_EX)
-            plan = BuildPlan.load(self.plan_path)
+            plan = self._planned(found, made_of, overwrite)
             if plan is None:
                 plan = make_plan(self.config, source, found, made_of, self.cut.task_bytes)
                 plan.save(self.plan_path)
-        if differing := changes(plan, found, made_of):
-            lines = "\n".join(f"  {line}" for line in differing)
-            raise DataPrepError(
-                f"{self.prefix}: an unfinished build of other inputs is there:\n{lines}\n"
-                "Give --overwrite to begin anew, or choose another name or output directory."
-            )
         return TaskRunner(
             self.config,
             plan,
@@ -275,6 +276,30 @@ class _Job:
             contamination=self.contamination,
             cut=self.cut,
         )
+
+    def _planned(self, found: list[Input], made_of: Fingerprint, overwrite: bool) -> BuildPlan | None:
+        """The plan that is there, if it is of these inputs."""
+        try:
+            plan = BuildPlan.load(self.plan_path)
+            differing = changes(plan, found, made_of) if plan else []
+            if differing:
+                lines = "\n".join(f"  {line}" for line in differing)
+                raise DataPrepError(
+                    f"{self.prefix}: an unfinished build of other inputs is there:\n{lines}\n"
+                    "Give --overwrite to begin anew, or choose another name or output directory."
+                )
+        except DataPrepError:
+            if not overwrite:
+                raise
+            self._forget()
+            return None
+        return plan
+
+    def _forget(self) -> None:
+        """Remove the plan and the shards, but not who holds the lock."""
+        for path in self.folder.iterdir():
+            if path.suffix != ".lock" and path.name != "lock":
+                path.unlink()
 
 
 def _run(runner: TaskRunner, tasks: list[Task], workers: int | None, report: Report) -> None:

@@ -250,6 +250,28 @@ def test_a_full_disk_is_one_message_and_keeps_what_is_finished(tmp_path: Path, c
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+def test_a_rebuild_that_was_interrupted_goes_on_and_the_corpus_stays_meanwhile(
+    tmp_path: Path, config: CorpusConfig
+) -> None:
+    build(config.model_copy(update={"deduplicate": False}), tmp_path / "out")
+    before = contents(tmp_path / "out")
+
+    def interrupt(state: Progress) -> None:
+        if state.source_bytes_done > 1_500_000:
+            # The corpus of before is complete, and looking at it takes nothing from the build at work.
+            build(config.model_copy(update={"deduplicate": False}), tmp_path / "out")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(config, tmp_path / "out", overwrite=True, progress=interrupt, cut=CUT, workers=1)
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
+    seen: list[Progress] = []
+    build(config, tmp_path / "out", overwrite=True, progress=seen.append, cut=CUT)
+    assert next(state for state in seen if state.stage == "reading").source_bytes_done > 1_000_000
+    build(config, tmp_path / "undisturbed")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
 def test_a_build_that_cannot_keep_to_its_limit_stops_before_its_end(
     tmp_path: Path, configure: Any, write_jsonl: Any
 ) -> None:
