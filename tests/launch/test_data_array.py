@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,9 @@ from retrieva_pretrain.launch.schedulers import JobState, open_scheduler
 from retrieva_pretrain.launch.schedulers.base import range_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = ["data.cpus_per_task=1", "data.memory=500M", "data.walltime=00:10:00"]
+PROFILES = Path(__file__).parent / "profiles"
+# Jobs run these sources; Grid Engine passes no environment on.
+THIS_CODE = [f"environment_variables={{PYTHONPATH: {REPOSITORY}}}"]
 
 
 Settled = Callable[[ClusterProfile, Submission], dict[int | None, JobState]]
@@ -91,10 +94,16 @@ def failing_once(profile: ClusterProfile, folder: Path, index: int) -> ClusterPr
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
 def test_an_array_of_which_one_task_failed_and_ran_again_gives_the_bytes_of_a_local_build(
-    slurm: Cluster, settled: Settled, corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    request: pytest.FixtureRequest,
+    settled: Settled,
+    corpus: CorpusConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    cluster: Cluster = request.getfixturevalue(kind)
     # Left over from a job around this one; sbatch would take them before the script's own directives.
     for name, value in {
         "SBATCH_PARTITION": "nowhere",
@@ -104,17 +113,20 @@ def test_an_array_of_which_one_task_failed_and_ran_again_gives_the_bytes_of_a_lo
         monkeypatch.setenv(name, value)
     build(corpus, tmp_path / "here")
     output = tmp_path / "there (日本)"
-    # A node each, so that two of the three run on two nodes at once.
-    alone = load_profile("slurm-h100", [*SMALL, "data.extra_directives=[--exclusive]"])
-    profile = failing_once(alone, tmp_path / "templates", index=2)
+    profile = failing_once(
+        load_profile(str(PROFILES / f"{kind}.yaml"), THIS_CODE), tmp_path / "templates", index=2
+    )
 
     first = submit_data_build(corpus, output, profile, 3)
     states = settled(profile, first)
     assert states == {1: JobState.DONE, 2: JobState.FAILED, 3: JobState.DONE, None: JobState.FAILED}, logs(
         first
     )
-    nodes = slurm.ask("squeue", "-h", "-t", "all", "-r", "-j", first.array_job_ids[0], "-o", "%N").split()
-    assert set(nodes) == {"n1", "n2"}
+    if kind == "slurm":
+        nodes = cluster.ask(
+            "squeue", "-h", "-t", "all", "-r", "-j", first.array_job_ids[0], "-o", "%N"
+        ).split()
+        assert set(nodes) == {"n1", "n2"}
     assert not files(output)
 
     (tmp_path / "templates" / "mended").touch()
@@ -123,49 +135,55 @@ def test_an_array_of_which_one_task_failed_and_ran_again_gives_the_bytes_of_a_lo
     assert files(output) == files(tmp_path / "here")
 
     records = read_records(first.folder / "jobs.jsonl")
-    assert [(r.submission, r.kind, r.indices) for r in records] == [
-        (1, "array", [1, 2, 3]),
-        (1, "merge", []),
-        (2, "array", [2]),
-        (2, "merge", []),
-    ]
-    assert [r.job_id for r in records] == [
-        *first.array_job_ids,
-        first.merge_job_id,
-        *again.array_job_ids,
-        again.merge_job_id,
+    assert [(r.submission, r.kind, r.indices, r.job_id) for r in records] == [
+        (1, "array", [1, 2, 3], first.array_job_ids[0]),
+        (1, "merge", [], first.merge_job_id),
+        (2, "array", [2], again.array_job_ids[0]),
+        (2, "merge", [], again.merge_job_id),
     ]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "later"), [("slurm", "--begin=now+1hour"), ("grid_engine", "-a 203712312359")]
+)
 def test_work_that_waits_or_runs_is_not_submitted_twice(
-    slurm: Cluster, corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, later: str, request: pytest.FixtureRequest, corpus: CorpusConfig, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    profile = load_profile("slurm-h100", [*SMALL, "data.extra_directives=[--begin=now+1hour]"])
-    soon = load_profile("slurm-h100", SMALL)
+    cluster: Cluster = request.getfixturevalue(kind)
+    profile = load_profile(str(PROFILES / f"{kind}.yaml"), [*THIS_CODE, f"data.extra_directives=[{later}]"])
+    scheduler = open_scheduler(profile)
     first = submit_data_build(corpus, tmp_path / "out", profile, 3)
-    array, merge = first.array_job_ids[0], first.merge_job_id
+    array, merge = first.array_job_ids[0], str(first.merge_job_id)
     for only in (None, [2]):
         with pytest.raises(LaunchError, match=rf"waits or runs already: tasks (1-3|2) as job {array}"):
             submit_data_build(corpus, tmp_path / "out", profile, 3, only=only)
-    slurm.ask("scancel", f"{array}_2")
-    again = submit_data_build(corpus, tmp_path / "out", soon, 3, only=[2])
+    cluster.ask(*(["scancel", f"{array}_2"] if kind == "slurm" else ["qdel", array, "-t", "2"]))
+
+    again = submit_data_build(corpus, tmp_path / "out", profile, 3, only=[2])
+    # The merge before would have come too early, or never; the one now waits for both arrays.
     assert again.merge_job_id is not None
-    # The merge before would have started too early, or never; the one now waits for both arrays.
-    assert open_scheduler(profile).states([str(merge)]) == {merge: {None: JobState.FAILED}}
-    new = again.merge_job_id
-    waits_for = slurm.ask("squeue", "-h", "-j", new, "-o", "%E")
-    assert f"afterok:{again.array_job_ids[0]}_" in waits_for
-    assert f"afterany:{array}_" in waits_for
-    slurm.ask("scancel", array, new, *again.array_job_ids)
+    new, tasks = again.merge_job_id, again.array_job_ids[0]
+    states = scheduler.states([array, merge, tasks, new])
+    assert not any(state.is_active for state in states.get(merge, {}).values())
+    assert {index for index, state in states[array].items() if state.is_active} == {1, 3}
+    assert states[tasks] == {2: JobState.PENDING}
+    assert states[new] == {None: JobState.PENDING}
+    if kind == "slurm":
+        waits_for = cluster.ask("squeue", "-h", "-j", new, "-o", "%E")
+        assert f"afterok:{tasks}_" in waits_for
+        assert f"afterany:{array}_" in waits_for
+    else:
+        waits_for = re.findall(r"jid_predecessor_list.*?:\s*(\S+)", cluster.ask("qstat", "-j", new))
+        assert {array, tasks} == set(",".join(waits_for).split(","))
+    scheduler.cancel([array, tasks, new])
 
 
 @pytest.mark.slow
 def test_what_slurm_refuses_is_said_in_its_words_and_leaves_nothing_in_the_queue(
     slurm: Cluster, corpus: CorpusConfig, tmp_path: Path
 ) -> None:
-    profile = load_profile("slurm-h100", [*SMALL, "data.partition=nowhere"])
+    profile = load_profile(str(PROFILES / "slurm.yaml"), ["data.partition=nowhere"])
     with pytest.raises(LaunchError, match="invalid partition specified"):
         submit_data_build(corpus, tmp_path / "out", profile, 3)
     # The merge alone is refused: the array that was taken already is cancelled.
@@ -174,7 +192,9 @@ def test_what_slurm_refuses_is_said_in_its_words_and_leaves_nothing_in_the_queue
     text = (bundled_folder("slurm") / "data_job.sbatch").read_text()
     bad = text.replace("set -eo", "{% if not array %}\n#SBATCH --partition=nowhere\n{% endif %}\nset -eo", 1)
     (folder / "data_job.sbatch").write_text(bad)
-    mixed = load_profile("slurm-h100", [*SMALL, f"templates={folder}", "data.extra_directives=[--hold]"])
+    mixed = load_profile(
+        str(PROFILES / "slurm.yaml"), [f"templates={folder}", "data.extra_directives=[--hold]"]
+    )
     with pytest.raises(LaunchError, match="invalid partition specified"):
         submit_data_build(corpus, tmp_path / "out", mixed, 3)
     (record,) = read_records(jobs_folder(corpus, tmp_path / "out") / "jobs.jsonl")
