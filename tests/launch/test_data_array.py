@@ -134,6 +134,10 @@ def test_a_torn_record_is_left_out_and_the_next_stands_on_a_line_of_its_own(
         stream.write('{"time": "2024-')
     remember(corpus, tmp_path, profile, submission=2)
     assert [record.submission for record in read_records(path)] == [1, 2]
+    path.write_bytes(b'{"\xff')
+    assert read_records(path) == []
+    with pytest.raises(LaunchError, match="cannot be read"):
+        read_records(path.parent)
     path.write_text("{}\n")
     with pytest.raises(LaunchError, match=r"jobs\.jsonl:1: is no record"):
         read_records(path)

@@ -204,6 +204,9 @@ def test_what_slurm_refuses_is_said_in_its_words_and_leaves_nothing_in_the_queue
     profile = load_profile(str(PROFILES / "slurm.yaml"), ["data.partition=nowhere"])
     with pytest.raises(LaunchError, match="invalid partition specified"):
         submit_data_build(corpus, tmp_path / "out", profile, 3)
+    assert not (jobs_folder(corpus, tmp_path / "out") / "jobs.jsonl").exists()
+    with pytest.raises(LaunchError, match=r"Invalid job array specification\nIndices end below MaxArraySize"):
+        submit_data_build(corpus, tmp_path / "out", load_profile(str(PROFILES / "slurm.yaml")), 2000)
     # The merge alone is refused: the array that was taken already is cancelled.
     folder = tmp_path / "templates"
     folder.mkdir()
