@@ -215,7 +215,7 @@ def _submit(scripts: DataScripts, only: Sequence[int] | None, after_end: Sequenc
             _record(scripts, "array", arrays[-1], command, indices=list(named))
         command = scheduler.command(scripts.merge, after_success=arrays, after_end=after_end)
         merge = scheduler.submit(command)
-    except LaunchError:
+    except (LaunchError, KeyboardInterrupt):
         # An array without its merge would look as if all were well.
         if arrays:
             scheduler.cancel(arrays)

@@ -55,12 +55,16 @@ def read_records(path: Path) -> list[JobRecord]:
     """Return the records of a file, oldest first; none where there is no file. A torn line is left out.
 
     Raises:
-        LaunchError: a whole line is no record.
+        LaunchError: the file cannot be read, or a whole line is no record.
     """
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise LaunchError(f"{path}: cannot be read: {error.strerror}") from None
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             content = json.loads(line)
         except ValueError:

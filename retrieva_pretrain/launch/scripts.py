@@ -57,7 +57,7 @@ def render(template: str, profile: ClusterProfile, values: Mapping[str, Any]) ->
     surroundings.filters |= {"directive": directive, "sh": word, "words": words, "as_written": as_written}
     try:
         return surroundings.get_template(file).render(profile=profile, **values)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
         place = f"{getattr(error, 'name', None) or template}"
         line = f":{error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
         raise LaunchError(f"the script template {place}{line}: {error}") from None

@@ -1,189 +1,21 @@
-"""A corpus built by a job array is the corpus built here, and what fails is submitted again alone."""
+"""What is submitted for a job array, and what is refused before."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
-from data_prep.build import build
 from data_prep.corpus import CorpusConfig, TokenizerConfig
 from data_prep.errors import DataPrepError
-from data_prep.tokenizer import Tokenizer
-from retrieva_pretrain.bundled import bundled_folder
 from retrieva_pretrain.errors import LaunchError
-from retrieva_pretrain.launch.data_array import Submission, jobs_folder, parse_indices, submit_data_build
+from retrieva_pretrain.launch.data_array import jobs_folder, parse_indices, submit_data_build
 from retrieva_pretrain.launch.profiles import ClusterProfile, load_profile
 from retrieva_pretrain.launch.records import JobRecord, append_record, read_records
-from retrieva_pretrain.launch.schedulers import JobState, open_scheduler
+from retrieva_pretrain.launch.schedulers import open_scheduler
 from retrieva_pretrain.launch.schedulers.base import range_text
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = ["data.cpus_per_task=1", "data.memory=500M", "data.walltime=00:10:00"]
-
-
-Settled = Callable[[ClusterProfile, Submission], dict[int | None, JobState]]
-
-
-class Cluster(Protocol):
-    def ask(self, *command: str) -> str: ...
-
-
-@pytest.fixture
-def corpus(tmp_path: Path, small_tokenizer: Tokenizer) -> CorpusConfig:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for number in range(7):
-        texts = [f"あいう {number} かきく {line} abc" for line in range(30 + number)]
-        (raw / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return CorpusConfig(
-        name="small",
-        source="jsonl",
-        files=[f"{raw}/*.jsonl"],
-        tokenizer=TokenizerConfig(model=str(small_tokenizer.path)),
-    )
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("small.*")}
-
-
-@pytest.fixture
-def settled(wait_for: Callable[..., None]) -> Settled:
-    """Waits until every job of a submission has ended: the states of the array's tasks and, as None, the merge's."""
-
-    def settled(profile: ClusterProfile, submission: Submission) -> dict[int | None, JobState]:
-        scheduler = open_scheduler(profile)
-        assert submission.merge_job_id is not None
-        jobs = [*submission.array_job_ids, submission.merge_job_id]
-        found: dict[int | None, JobState] = {}
-
-        def all_ended() -> bool:
-            states = scheduler.states(jobs)
-            found.clear()
-            for job in jobs:
-                found.update(states.get(job, {}))
-            return set(jobs) <= set(states) and not any(state.is_active for state in found.values())
-
-        wait_for("the jobs' end", all_ended, 120)
-        return found
-
-    return settled
-
-
-def logs(submission: Submission) -> str:
-    return "\n".join(
-        f"{path.name}: {path.read_text()}" for path in sorted((submission.folder / "logs").iterdir())
-    )
-
-
-def failing_once(profile: ClusterProfile, folder: Path, index: int) -> ClusterProfile:
-    """A profile whose template lets one task of the array fail until the file `mended` is there."""
-    folder.mkdir()
-    name = {"slurm": "data_job.sbatch", "grid_engine": "data_job.sh"}[profile.scheduler]
-    text = (bundled_folder(profile.scheduler) / name).read_text()
-    stop = f'if [ "$share" = {index} ] && [ ! -e "{folder}/mended" ]; then exit 7; fi\nexec '
-    (folder / name).write_text(text.replace("exec ", stop, 1))
-    return profile.model_copy(update={"templates": str(folder)})
-
-
-@pytest.mark.slow
-def test_an_array_of_which_one_task_failed_and_ran_again_gives_the_bytes_of_a_local_build(
-    slurm: Cluster, settled: Settled, corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    # Left over from a job around this one; sbatch would take them before the script's own directives.
-    for name, value in {
-        "SBATCH_PARTITION": "nowhere",
-        "SBATCH_ARRAY_INX": "5",
-        "SLURM_ARRAY_TASK_ID": "9",
-    }.items():
-        monkeypatch.setenv(name, value)
-    build(corpus, tmp_path / "here")
-    output = tmp_path / "there (日本)"
-    # A node each, so that two of the three run on two nodes at once.
-    alone = load_profile("slurm-h100", [*SMALL, "data.extra_directives=[--exclusive]"])
-    profile = failing_once(alone, tmp_path / "templates", index=2)
-
-    first = submit_data_build(corpus, output, profile, 3)
-    states = settled(profile, first)
-    assert states == {1: JobState.DONE, 2: JobState.FAILED, 3: JobState.DONE, None: JobState.FAILED}, logs(
-        first
-    )
-    nodes = slurm.ask("squeue", "-h", "-t", "all", "-r", "-j", first.array_job_ids[0], "-o", "%N").split()
-    assert set(nodes) == {"n1", "n2"}
-    assert not files(output)
-
-    (tmp_path / "templates" / "mended").touch()
-    again = submit_data_build(corpus, output, profile, 3, only=[2])
-    assert settled(profile, again) == {2: JobState.DONE, None: JobState.DONE}, logs(again)
-    assert files(output) == files(tmp_path / "here")
-
-    records = read_records(first.folder / "jobs.jsonl")
-    assert [(r.submission, r.kind, r.indices) for r in records] == [
-        (1, "array", [1, 2, 3]),
-        (1, "merge", []),
-        (2, "array", [2]),
-        (2, "merge", []),
-    ]
-    assert [r.job_id for r in records] == [
-        *first.array_job_ids,
-        first.merge_job_id,
-        *again.array_job_ids,
-        again.merge_job_id,
-    ]
-
-
-@pytest.mark.slow
-def test_work_that_waits_or_runs_is_not_submitted_twice(
-    slurm: Cluster, corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    profile = load_profile("slurm-h100", [*SMALL, "data.extra_directives=[--begin=now+1hour]"])
-    soon = load_profile("slurm-h100", SMALL)
-    first = submit_data_build(corpus, tmp_path / "out", profile, 3)
-    array, merge = first.array_job_ids[0], first.merge_job_id
-    for only in (None, [2]):
-        with pytest.raises(LaunchError, match=rf"waits or runs already: tasks (1-3|2) as job {array}"):
-            submit_data_build(corpus, tmp_path / "out", profile, 3, only=only)
-    slurm.ask("scancel", f"{array}_2")
-    again = submit_data_build(corpus, tmp_path / "out", soon, 3, only=[2])
-    assert again.merge_job_id is not None
-    # The merge before would have started too early, or never; the one now waits for both arrays.
-    assert open_scheduler(profile).states([str(merge)]) == {merge: {None: JobState.FAILED}}
-    new = again.merge_job_id
-    waits_for = slurm.ask("squeue", "-h", "-j", new, "-o", "%E")
-    assert f"afterok:{again.array_job_ids[0]}_" in waits_for
-    assert f"afterany:{array}_" in waits_for
-    slurm.ask("scancel", array, new, *again.array_job_ids)
-
-
-@pytest.mark.slow
-def test_what_slurm_refuses_is_said_in_its_words_and_leaves_nothing_in_the_queue(
-    slurm: Cluster, corpus: CorpusConfig, tmp_path: Path
-) -> None:
-    profile = load_profile("slurm-h100", [*SMALL, "data.partition=nowhere"])
-    with pytest.raises(LaunchError, match="invalid partition specified"):
-        submit_data_build(corpus, tmp_path / "out", profile, 3)
-    # The merge alone is refused: the array that was taken already is cancelled.
-    folder = tmp_path / "templates"
-    folder.mkdir()
-    text = (bundled_folder("slurm") / "data_job.sbatch").read_text()
-    bad = text.replace("set -eo", "{% if not array %}\n#SBATCH --partition=nowhere\n{% endif %}\nset -eo", 1)
-    (folder / "data_job.sbatch").write_text(bad)
-    mixed = load_profile("slurm-h100", [*SMALL, f"templates={folder}", "data.extra_directives=[--hold]"])
-    with pytest.raises(LaunchError, match="invalid partition specified"):
-        submit_data_build(corpus, tmp_path / "out", mixed, 3)
-    (record,) = read_records(jobs_folder(corpus, tmp_path / "out") / "jobs.jsonl")
-    assert set(open_scheduler(mixed).states([record.job_id])[record.job_id].values()) == {JobState.FAILED}
-
-
-@pytest.mark.slow
-def test_jobs_that_slurm_has_forgotten_have_no_state(slurm: Cluster) -> None:
-    assert open_scheduler(load_profile("slurm-h100")).states(["999999"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -302,6 +134,10 @@ def test_a_torn_record_is_left_out_and_the_next_stands_on_a_line_of_its_own(
         stream.write('{"time": "2024-')
     remember(corpus, tmp_path, profile, submission=2)
     assert [record.submission for record in read_records(path)] == [1, 2]
+    path.write_bytes(b'{"\xff')
+    assert read_records(path) == []
+    with pytest.raises(LaunchError, match="cannot be read"):
+        read_records(path.parent)
     path.write_text("{}\n")
     with pytest.raises(LaunchError, match=r"jobs\.jsonl:1: is no record"):
         read_records(path)

@@ -176,6 +176,7 @@ def test_ones_own_template_goes_before_the_bundled_one(make_scripts: MakeScripts
         ("echo {{ nothing | sh }}", "'nothing' is undefined"),
         ("echo {{ nothing }}", "'nothing' is undefined"),
         ("\n{% if %}", "data_job.sbatch:2:"),
+        ("{{ 1 + log }}", "data_job.sbatch: unsupported operand"),
     ],
 )
 def test_a_faulty_template_is_refused(template: str, message: str, tmp_path: Path) -> None:

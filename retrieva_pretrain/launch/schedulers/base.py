@@ -76,11 +76,11 @@ class Scheduler(Protocol):
         """Return the command with which a user cancels jobs."""
 
 
-def run_client(command: Sequence[str], environment: Mapping[str, str], *, hint: str = "") -> str:
+def run_client(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Run a scheduler's command and return its output.
 
     Raises:
-        LaunchError: it is not installed, or it refuses; with its own words and the hint.
+        LaunchError: it is not installed, or it refuses; with its own words.
     """
     try:
         done = subprocess.run(
@@ -97,7 +97,7 @@ def run_client(command: Sequence[str], environment: Mapping[str, str], *, hint: 
         ) from None
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}")[-2000:]
-        raise LaunchError(f"{shlex.join(command)}\n{said}{hint and chr(10) + hint}")
+        raise LaunchError(f"{shlex.join(command)}\n{said}")
     return done.stdout
 
 

@@ -28,7 +28,7 @@ class GridEngine:
 
     def log_path(self, folder: Path, name: str, *, array: bool) -> str:
         """Return the log's path with $JOB_ID and $TASK_ID."""
-        if unfit := set("$:,% ") & set(str(folder)):
+        if unfit := set("$:,%") & set(str(folder)):
             raise LaunchError(
                 f"{folder}: Grid Engine takes {' '.join(sorted(unfit))!r} in a log's path for its own; choose another"
             )

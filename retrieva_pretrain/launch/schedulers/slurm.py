@@ -65,10 +65,11 @@ class Slurm:
 
     def submit(self, command: Sequence[str]) -> str:
         """Run sbatch and return the job's id."""
-        hint = ""
-        if any("array" in word for word in command):
-            hint = "The indices of an array end below MaxArraySize: scontrol show config | grep MaxArraySize"
-        answer = run_client(command, _environment(), hint=hint)
+        try:
+            answer = run_client(command, _environment())
+        except LaunchError as error:
+            hint = "\nIndices end below MaxArraySize: scontrol show config | grep MaxArraySize"
+            raise LaunchError(f"{error}{hint if 'job array' in str(error) else ''}") from None
         found = re.search(r"^([0-9]+)(?:;.*)?$", answer, re.MULTILINE)
         if not found:
             raise LaunchError(f"{shlex.join(command)}\nno job id in the answer: {answer.strip()[:500]!r}")
