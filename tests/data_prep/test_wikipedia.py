@@ -160,8 +160,12 @@ def test_a_file_that_is_no_dump_is_refused(tmp_path: Path, data: bytes, message:
         (dump(page("A", "b"), page("C", "d"))[:-40], 1, "page 2: the dump was cut short inside this page"),
         (dump(page("A", "b") * 50)[:-14], 50, "page 51: the dump was cut short before this page"),
         (bz2.compress(dump(*PAGES), 1)[:-30], 60, "the file was cut short"),
-        (dump(page("A", "b"), page("C", "d")).replace(b">b<", b">\xff<"), 1, "page 1: not well-formed XML"),
-        (dump(page("A", "b", ns="<ns>zero</ns>"), page("C", "d")), 1, "page 1: not well-formed XML"),
+        (
+            dump(page("A", "b"), page("C", "d")).replace(b">b<", b">\xff<"),
+            1,
+            "page 1: 'A' is not well-formed XML",
+        ),
+        (dump(page("A", "b", ns="<ns>zero</ns>"), page("C", "d")), 1, "page 1: 'A' is not well-formed XML"),
     ],
 )
 def test_what_of_a_dump_cannot_be_read_is_told_and_the_rest_is_read(
@@ -199,7 +203,7 @@ def test_a_multistream_dump_read_by_ranges_is_the_dump(tmp_path: Path, target: i
 
 
 def test_reading_a_dump_goes_on_behind_any_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.sources.mediawiki_dump.BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("data_prep.sources.mediawiki_streams.BLOCK_BYTES", 10_000)
     monkeypatch.setattr("data_prep.sources.lines.BLOCK_BYTES", 10_000)
     (tmp_path / "many.xml.bz2").write_bytes(b"".join(multistream(PAGES)))
     (tmp_path / "one.xml.bz2").write_bytes(bz2.compress(dump(*PAGES)))
