@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import functools
+import html
 import mmap
-import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from xml.parsers import expat
 
 from data_prep.errors import DataPrepError
-from data_prep.sources.files import compression, open_decompressed
-from data_prep.sources.lines import BLOCK_BYTES, Lines, line_blocks
+from data_prep.sources.files import DamagedDataError, compression, open_decompressed
+from data_prep.sources.lines import line_blocks
+from data_prep.sources.mediawiki_streams import (
+    AGAIN,
+    DUMP_END,
+    PAGE_END,
+    PAGE_START,
+    is_multistream,
+    stream_blocks,
+    stream_ranges,
+)
 from data_prep.sources.records import Block, Malformed, Place, Range
 
 _CHUNK = 1 << 16
 _LONGEST_HEAD = 1 << 24
-# In XML neither can stand inside a text: there `<` is written `&lt;`.
-_PAGE_END = b"</page>"
-_DUMP_END = b"</mediawiki>"
 _CUT = "the dump was cut short"
-_AGAIN = "Download it again and compare its checksum."
-_BLOCK_MAGIC = b"\x31\x41\x59\x26\x53\x59"
-# Compressed bytes that hold a whole bz2 block of 900 kB, whatever is in it.
-_LONGEST_BLOCK = 1 << 20
+# A range of plain XML starts with the line of a page.
+_PAGE_LINE = re.compile(rb"\n[ \t]*<page>")
 
 
 @dataclass(slots=True)
@@ -119,12 +123,17 @@ def site_info(path: Path) -> SiteInfo:
 def _site_info(path: Path, _size: int, _mtime_ns: int) -> SiteInfo:
     handlers = _Handlers()
     parser = _parser(handlers, path)
+    head = bytearray()
     with open_decompressed(path) as stream:
-        head = bytearray()
-        while b"<page" not in head and len(head) < _LONGEST_HEAD and (piece := stream.read(_CHUNK)):
-            head += piece
+        try:
+            while PAGE_START not in head and len(head) < _LONGEST_HEAD and (piece := stream.read1(_CHUNK)):  # type: ignore[attr-defined]
+                head += piece
+        except (EOFError, DamagedDataError):
+            # Damage behind the head is a matter of the pages.
+            if b"</siteinfo>" not in head:
+                raise
     with contextlib.suppress(expat.ExpatError, ValueError):
-        parser.Parse(bytes(head.partition(b"<page")[0]), False)
+        parser.Parse(bytes(head.partition(PAGE_START)[0]), False)
     if not handlers.root:
         raise DataPrepError(
             f"{path}: line {parser.CurrentLineNumber}: not XML. Take a pages-articles dump (.xml.bz2), "
@@ -138,26 +147,24 @@ def _site_info(path: Path, _size: int, _mtime_ns: int) -> SiteInfo:
 
 
 def dump_ranges(path: Path, target_bytes: int) -> list[Range]:
-    """Ranges of a multistream dump: bytes of the file, from the start of a bz2 stream to that of another.
-
-    Where a stream starts is found on the spot, in the bytes behind the place asked for: that takes less
-    time than reading the index beside the dump, which tells it too, and needs no trust in it.
-    """
+    """Ranges of a multistream dump or of plain XML, in bytes of the file; any other dump is one range."""
     site_info(path)
-    size = path.stat().st_size
-    starts = [0]
     if is_multistream(path):
-        for number in range(1, round(size / target_bytes)):
-            start = _stream_start(path, max(size * number // round(size / target_bytes), starts[-1] + 1))
-            if start is None:
-                break
-            starts.append(start)
+        return stream_ranges(path, target_bytes)
+    return _plain_ranges(path, target_bytes) if compression(path) is None else [Range()]
+
+
+def _plain_ranges(path: Path, target_bytes: int) -> list[Range]:
+    size = path.stat().st_size
+    count = max(1, round(size / target_bytes))
+    starts = [0]
+    if count > 1:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
+            for number in range(1, count):
+                found = _PAGE_LINE.search(data, max(size * number // count, starts[-1]))
+                if found:
+                    starts.append(found.start() + 1)
     return [Range(start, end) for start, end in zip(starts, [*starts[1:], None], strict=True)]
-
-
-def is_multistream(path: Path) -> bool:
-    """Whether a dump is a row of bz2 streams; the first of them holds the head alone."""
-    return compression(path) == "bzip2" and _stream_start(path, 1) is not None
 
 
 def dump_blocks(path: Path, part: Range, after: Place | None) -> Iterator[Block | Malformed]:
@@ -167,96 +174,31 @@ def dump_blocks(path: Path, part: Range, after: Place | None) -> Iterator[Block 
     """
     site_info(path)
     if is_multistream(path):
-        yield from _stream_blocks(path, part, after)
+        yield from stream_blocks(path, part, after)
         return
-    place, tail = after or Place(), b""
+    place, tail = after or Place(), None
     for block in line_blocks(path, part, after, _after_last_page, _pages_in):
         yield block
         if isinstance(block, Malformed):
             return
-        place, tail = block.end, block.payload.data[block.payload.data.rfind(_PAGE_END) :]
-    # A page that is cut short tells so itself.
-    if not tail.rstrip().endswith(_DUMP_END) and b"<page" not in tail:
-        yield Malformed("truncated", path, place.records + 1, f"{_CUT} before this page. {_AGAIN}", "page")
+        place, tail = block.end, block.payload.data[block.payload.data.rfind(PAGE_END) :]
+    # Where nothing was left behind `after`, its reader has seen the end. A page that is cut short tells so itself.
+    if (
+        part.end is None
+        and tail is not None
+        and not tail.rstrip().endswith(DUMP_END)
+        and PAGE_START not in tail
+    ):
+        yield Malformed("truncated", path, place.records + 1, f"{_CUT} before this page. {AGAIN}", "page")
 
 
 def _after_last_page(buffer: bytearray, size: int) -> int:
-    place = int(buffer.rfind(_PAGE_END, 0, size))
-    return place + len(_PAGE_END) if place >= 0 else 0
+    place = int(buffer.rfind(PAGE_END, 0, size))
+    return place + len(PAGE_END) if place >= 0 else 0
 
 
 def _pages_in(data: bytes) -> int:
-    return data.count(_PAGE_END)
-
-
-def _stream_start(path: Path, position: int) -> int | None:
-    """The first bz2 stream of pages that starts at `position` or behind it."""
-    with path.open("rb") as stream:
-        magic = stream.read(4) + _BLOCK_MAGIC
-        size = os.fstat(stream.fileno()).st_size
-        if size <= position:
-            return None
-        with mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
-            while (position := data.find(magic, position)) >= 0:
-                # Ten bytes may stand there by chance, in some petabytes; a page does not.
-                try:
-                    head = bz2.BZ2Decompressor().decompress(
-                        data[position : position + _LONGEST_BLOCK], 1 << 16
-                    )
-                except OSError:
-                    head = b""
-                if head.lstrip().startswith((b"<page", b"</mediawiki>")):
-                    return position
-                position += 1
-    return None
-
-
-def _stream_blocks(path: Path, part: Range, after: Place | None) -> Iterator[Block | Malformed]:
-    place = after or Place(part.start)
-    end = path.stat().st_size if part.end is None else part.end
-    ends_dump = False
-    collected: list[bytes] = []
-    size, position = 0, place.position
-    with path.open("rb") as stream:
-        while position < end:
-            stream.seek(position)
-            found, behind = _one_stream(stream)
-            if isinstance(found, bytes):
-                collected.append(found)
-                size += len(found)
-                ends_dump = found.rstrip().endswith(_DUMP_END)
-            if collected and (size >= BLOCK_BYTES or not isinstance(found, bytes) or behind >= end):
-                data = b"".join(collected)
-                reached = Place(behind, place.records + _pages_in(data))
-                yield Block(Lines(data, 0), place, reached, behind)
-                place, collected, size = reached, [], 0
-            if not isinstance(found, bytes):
-                again = _stream_start(path, position + 1)
-                behind = end if again is None else min(again, end)
-                problem = f"{found}. {_AGAIN}"
-                # A stream of a dump holds a hundred pages.
-                yield Malformed("damaged", path, position, problem, "byte", 100)
-                ends_dump = True
-            position = behind
-    if part.end is None and not ends_dump:
-        yield Malformed(
-            "truncated", path, position, "the dump was cut short here. Download it again.", "byte"
-        )
-
-
-def _one_stream(stream: BinaryIO) -> tuple[bytes | str, int]:
-    """(decompressed bytes of the stream that starts here, or what is wrong with it; the place behind it)."""
-    decompressor = bz2.BZ2Decompressor()
-    pieces = []
-    while not decompressor.eof:
-        data = stream.read(_CHUNK)
-        if not data:
-            return "the compressed data were cut short", stream.tell()
-        try:
-            pieces.append(decompressor.decompress(data))
-        except OSError as error:
-            return f"damaged compressed data ({error})", stream.tell()
-    return b"".join(pieces), stream.tell() - len(decompressor.unused_data)
+    return data.count(PAGE_END)
 
 
 def pages_of(path: Path, block: Block) -> Iterator[Page | Malformed]:
@@ -269,17 +211,22 @@ def pages_of(path: Path, block: Block) -> Iterator[Page | Malformed]:
         if isinstance(page, Page):
             yield _with_namespace(page, site)
         else:
-            problem = f"{page}. {_AGAIN}"
+            problem = f"{_title(text)!r} is {page}. {AGAIN}"
             yield Malformed("malformed_xml", path, number, problem, "page")
-    if b"<page" in data[data.rfind(_PAGE_END) + len(_PAGE_END) if number > block.start.records else 0 :]:
-        yield Malformed("truncated", path, number + 1, f"{_CUT} inside this page. {_AGAIN}", "page")
+    if PAGE_START in data[data.rfind(PAGE_END) + len(PAGE_END) if number > block.start.records else 0 :]:
+        yield Malformed("truncated", path, number + 1, f"{_CUT} inside this page. {AGAIN}", "page")
+
+
+def _title(text: bytes) -> str:
+    title = text.partition(b"<title>")[2].partition(b"</title>")[0]
+    return html.unescape(title[:200].decode(errors="replace"))
 
 
 def _page_texts(data: bytes) -> Iterator[bytes]:
-    start = data.find(b"<page")
-    while start >= 0 and (end := data.find(_PAGE_END, start)) >= 0:
-        yield data[start : end + len(_PAGE_END)]
-        start = data.find(b"<page", end)
+    start = data.find(PAGE_START)
+    while start >= 0 and (end := data.find(PAGE_END, start)) >= 0:
+        yield data[start : end + len(PAGE_END)]
+        start = data.find(PAGE_START, end)
 
 
 def _parse_page(text: bytes, number: int) -> Page | str:

@@ -11,8 +11,13 @@ from data_prep.sources.files import is_parquet, open_decompressed
 from data_prep.sources.mediawiki_dump import Page, SiteInfo, dump_blocks, dump_ranges, pages_of, site_info
 from data_prep.sources.records import Block, Document, Dropped, Malformed, Place, Range, Record, Source
 from data_prep.sources.tables import split_table, table_blocks, table_rows, text_or_malformed
+from data_prep.wikitext import clean_wikitext
+from data_prep.wikitext.namespaces import REMOVED_KEYS, removed_names
 
 Variant = Literal["zh-hans", "zh-hant", "zh-cn", "zh-sg", "zh-my", "zh-tw", "zh-hk", "zh-mo"]
+
+# Characters. MediaWiki takes no page of more than 2 MiB; what is longer came from elsewhere.
+_LONGEST_PAGE = 1 << 24
 
 
 class Wikipedia(Source):
@@ -49,22 +54,16 @@ class Wikipedia(Source):
         return ["title", "text"] if self.title else ["text"]
 
     def _record(self, page: Page, site: SiteInfo, removed: frozenset[str], path: Path) -> Record:
-        from mwparserfromhell.parser import ParserError
-
-        from data_prep.wikitext import clean_wikitext
-        from data_prep.wikitext.render import UnbalancedError
-
         if page.namespace != 0:
             return Dropped("namespace", path, page.number)
         if page.is_redirect:
             return Dropped("redirect", path, page.number)
         if page.model != "wikitext":
             return Dropped("not_wikitext", path, page.number)
+        if len(page.text) > _LONGEST_PAGE:
+            return Dropped("page_too_long", path, page.number)
         variant = self.variant if site.language.startswith("zh") else None
-        try:
-            cleaned = clean_wikitext(page.text, removed=removed, variant=variant)
-        except (ParserError, UnbalancedError, RecursionError):
-            return Dropped("unparsable_wikitext", path, page.number)
+        cleaned = clean_wikitext(page.text, removed=removed, variant=variant)
         if not cleaned.text:
             return Dropped("empty", path, page.number)
         return Document(self._with_title(cleaned.title or page.title, cleaned.text), path, page.number)
@@ -93,8 +92,6 @@ class Wikipedia(Source):
 
 
 def _removed_names(site: SiteInfo) -> frozenset[str]:
-    from data_prep.wikitext.namespaces import REMOVED_KEYS, removed_names
-
     return removed_names(name for name, key in site.namespaces.items() if key in REMOVED_KEYS)
 
 

@@ -1,21 +1,44 @@
-"""Parsed wikitext to plain text: links show their text, templates and tables nothing."""
+"""What is left of a page without templates and tables, to plain text: links show their text, tags nothing.
+
+Each step is one pass of a regular expression that never looks back over what it has read, so that a page
+takes time in proportion to its length, whatever it holds. mwparserfromhell, which is what one would take,
+builds a Python object for each node and looks for the end of all that is open from every place: see
+`benchmarks/wikipedia.py` for what that costs, even for a page without its templates.
+"""
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Iterator
-from typing import Any
-
-import mwparserfromhell
-from mwparserfromhell import nodes
 
 from data_prep.wikitext.extensions import REMOVED
 from data_prep.wikitext.namespaces import leaves_no_text
 
-_NOTHING = frozenset(
-    {"table", "ref", "references", "gallery", "math", "hr", "includeonly", "style", "script"}
+# Marks of lists, indents and rules at the start of a line.
+_LINE_MARKS = re.compile(r"^(?:[*#:;]+|-{4,})", re.MULTILINE)
+_HEADING = re.compile(rf"^=.+=[ \t{REMOVED}]*$", re.MULTILINE)
+# The innermost ones: no link inside. Captions and the texts of links may go over several lines and hold `[1]`.
+# Every bracket can be taken in one way only: with two, a long row of them would take forever.
+_LINK = re.compile(
+    r"\[\[([^\[\]|\n]+)"
+    r"(?:\|([^\[\]]*(?:(?:\[[^\[\]\n]*\]|\[(?!\[|[^\[\]\n]*\])|\](?!\]))[^\[\]]*)*))?\]\]"
 )
-_BLOCKS = frozenset({"div", "p", "blockquote", "center", "poem", "ul", "ol", "dl", "section", "tr"})
+_EXTERNAL_LINK = re.compile(
+    r"\[(?:https?://|ftps?://|ircs?://|gopher://|news:|mailto:|//)[^\s\[\]]*(?:[ \t]([^\[\]\n]*))?\]",
+    re.IGNORECASE,
+)
+# A caption holds links, which seldom hold another level. Deeper ones stay as they are.
+_LEVELS = 8
+# Tags that begin or end a line, and those that leave nothing; the other half of a pair may be missing.
+_BREAKS = "br|div|p|blockquote|center|poem|ul|ol|dl|li|dd|dt|tr|section|h[1-6]"
+_INLINE = (
+    "abbr|b|bdi|bdo|big|caption|cite|code|col|colgroup|data|del|dfn|em|font|hr|i|ins|kbd|link|mark|meta|q|rb|rp|rt"
+    "|rtc|ruby|s|samp|small|span|strike|strong|sub|sup|table|tbody|td|tfoot|th|thead|time|tt|u|var|wbr"
+    "|noinclude|onlyinclude|includeonly|nowiki|ref|references|gallery|math|translate|tvar|nobr"
+)
+_TAG = re.compile(
+    rf"</?(?:({_BREAKS})|{_INLINE})\b(?:[^<>\"]*(?:\"[^\"<\n]*\"[^<>\"]*)*>|[^<>]*>)", re.IGNORECASE
+)
 _QUOTES = re.compile(r"'{5}|'{2,3}")
 _MAGIC_WORDS = re.compile(
     r"__(?:(?:NO|FORCE)?TOC|NOEDITSECTION|(?:NO)?NEWSECTIONLINK|NOGALLERY|HIDDENCAT|NOCONTENTCONVERT|NOCC"
@@ -25,138 +48,66 @@ _MAGIC_WORDS = re.compile(
     r"|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]{2,12})__",
     re.IGNORECASE,
 )
-# Tags whose other half is missing, which the parser leaves as text.
-_STRAY_TAGS = re.compile(
-    r"</?(?:ref|small|big|div|span|center|br|nowiki|references|font|sup|sub|p|u|b|i|s|gallery|blockquote|noinclude"
-    r"|onlyinclude|includeonly|poem|table|tr|td|th|li|ul|ol)\b[^<>]*>",
-    re.IGNORECASE,
-)
-# Marks of lists, indents and rules at the start of a line, which the parser makes a node of each.
-_LINE_MARKS = re.compile(r"^(?:[*#:;]+|-{4,})", re.MULTILINE)
-# Links to articles without markup inside, most of all: the parser takes twenty times as long for each.
-_PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|<>\n:&]+)(?:\|([^\[\]{}|<>\n]*))?\]\]")
-_LONGEST_PIECE = 20_000
-_MOST_LEFT_OPEN = 200
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _SPACES = {"\u00a0": " ", "\u2002": " ", "\u2003": " ", "\u2009": " ", "\u00ad": ""}
 
 
-class UnbalancedError(ValueError):
-    """Markup that no page means: parsing it would take hours."""
-
-
 def render(text: str, removed: frozenset[str]) -> str:
-    """The text of a page whose comments and extension tags are out already.
+    """The text of a page whose comments, extension tags, templates and tables are out already.
 
     `removed` holds the namespace names whose links leave nothing.
-    Raises `mwparserfromhell.parser.ParserError` where the parser gives up on a page, and `UnbalancedError`
-    where it is not asked to try.
     """
-    # Quotes for bold and italics are cut by a regular expression later: cheaper, and an unclosed one
-    # cannot swallow the rest of the page.
-    text = _PLAIN_LINK.sub(_link_text, _LINE_MARKS.sub("", text))
-    return "".join(_rendered(piece, removed) for piece in _pieces(text))
+    text = _LINE_MARKS.sub("", text)
+    if "''" in text:
+        # Before the tags and links: signs on both sides of one would make other signs together.
+        text = _QUOTES.sub("", text)
+    if "<" in text:
+        text = _TAG.sub(_tag, text)
+    if "[" in text:
+        text = _links(text, removed)
+    if "=" in text:
+        text = _HEADING.sub(_heading, text)
+    if "__" in text:
+        text = _MAGIC_WORDS.sub("", text)
+    # Last: what an entity spells (`&lt;br&gt;`) is no markup.
+    return _ENTITY.sub(_entity, text) if "&" in text else text
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces, where it is long: the parser looks for the end of what is open from every place.
-
-    A link or an element that reaches across a cut is lost; pages so long have few of them, and those with
-    thousands that are never closed would take it hours.
-    """
-    start = 0
-    while len(text) - start > _LONGEST_PIECE:
-        end = start + _LONGEST_PIECE
-        cut = max(text.rfind("\n\n", start, end), text.rfind("\n=", start, end))
-        if cut <= start:
-            cut = text.rfind("\n", start, end)
-        end = cut if cut > start else end
-        yield text[start:end]
-        start = end
-    yield text[start:]
+def _tag(tag: re.Match[str]) -> str:
+    return "\n" if tag[1] else ""
 
 
-def _left_open(text: str) -> int:
-    """How many more links, templates and tables are opened than closed."""
-    pairs = (("[[", "]]"), ("{{", "}}"), ("{|", "|}"))
-    return sum(max(0, text.count(opening) - text.count(closing)) for opening, closing in pairs)
+def _links(text: str, removed: frozenset[str]) -> str:
+    """Links replaced by what they show, innermost first."""
+
+    def shown(link: re.Match[str]) -> str:
+        title, label = link.groups()
+        if ":" in title and leaves_no_text(title, removed):
+            return REMOVED
+        if label and not label.isspace():
+            return str(label)
+        return str(title).strip().removeprefix(":")
+
+    for _ in range(_LEVELS):
+        before = text
+        text = _LINK.sub(shown, _EXTERNAL_LINK.sub(_label, text))
+        if text == before:
+            break
+    return text
 
 
-def _rendered(text: str, removed: frozenset[str]) -> str:
-    if _left_open(text) > _MOST_LEFT_OPEN:
-        raise UnbalancedError(f"more than {_MOST_LEFT_OPEN} links, templates or tables are left open")
-    code = mwparserfromhell.parse(text, skip_style_tags=True)
-    return "".join(_nodes(code, removed))
+def _label(link: re.Match[str]) -> str:
+    return (link[1] or "").lstrip(" \t")
 
 
-def _nodes(code: Any, removed: frozenset[str]) -> Iterator[str]:
-    for node in code.nodes if code is not None else ():
-        if isinstance(node, nodes.Text):
-            yield _text(node.value)
-        elif isinstance(node, nodes.Wikilink):
-            yield from _wikilink(node, removed)
-        elif isinstance(node, nodes.Tag):
-            yield from _tag(node, removed)
-        elif isinstance(node, nodes.Heading):
-            yield "\n\n"
-            yield "".join(_nodes(node.title, removed)).strip()
-            yield "\n"
-        elif isinstance(node, nodes.ExternalLink):
-            yield from _nodes(node.title if node.brackets else node.url, removed)
-        elif isinstance(node, nodes.HTMLEntity):
-            yield _entity(node)
-        elif isinstance(node, nodes.Template | nodes.Argument):
-            yield REMOVED
+def _heading(line: re.Match[str]) -> str:
+    """A title has as many signs before it as behind it; what is more on one side belongs to it."""
+    found = line[0].rstrip(f" \t{REMOVED}")
+    level = min(len(found) - len(found.lstrip("=")), len(found) - len(found.rstrip("=")), 6)
+    title = found[level:-level].strip()
+    return f"\n\n{title}\n" if title.strip("=") else line[0]
 
 
-def _link_text(link: re.Match[str]) -> str:
-    shown = link[2]
-    return shown if shown and not shown.isspace() else link[1].strip()
-
-
-def _text(value: str) -> str:
-    """Running text without quotes, magic words and stray tags.
-
-    Done here and not on the whole page: what an entity spells (`&lt;br&gt;`) is no markup.
-    """
-    if "''" in value:
-        value = _QUOTES.sub("", value)
-    if "__" in value:
-        value = _MAGIC_WORDS.sub("", value)
-    if "<" in value:
-        value = _STRAY_TAGS.sub("", value)
-    return value
-
-
-def _wikilink(node: nodes.Wikilink, removed: frozenset[str]) -> Iterator[str]:
-    title = str(node.title)
-    if leaves_no_text(title, removed):
-        yield REMOVED
-        return
-    if node.text is not None and str(node.text).strip():
-        yield from _nodes(node.text, removed)
-    else:
-        yield "".join(_nodes(node.title, removed)).strip().removeprefix(":")
-
-
-def _tag(node: nodes.Tag, removed: frozenset[str]) -> Iterator[str]:
-    name = str(node.tag).strip().lower()
-    if name in _NOTHING:
-        return
-    if name == "br":
-        yield "\n"
-        return
-    # The markers of lists (`*`, `#`, `:`, `;`) are tags without contents; their items are ordinary nodes.
-    block = name in _BLOCKS or (name in ("li", "dd", "dt") and not node.wiki_markup)
-    if block:
-        yield "\n"
-    yield from _nodes(node.contents, removed)
-    if block:
-        yield "\n"
-
-
-def _entity(node: nodes.HTMLEntity) -> str:
-    try:
-        character = str(node.normalize())
-    except (ValueError, OverflowError):
-        return str(node)
+def _entity(entity: re.Match[str]) -> str:
+    character = html.unescape(entity[0])
     return _SPACES.get(character, character)

@@ -24,10 +24,12 @@ FALLBACKS: dict[str, tuple[str, ...]] = {
 _CODES = "|".join(["zh", *FALLBACKS])
 # `-{{{` opens a conversion round a template; `-{{` is a hyphen before a template.
 _TOKEN = re.compile(r"-\{(?!\{(?!\{))|\{\{|\}\}|\}-")
-_FLAGS = re.compile(rf"\s*((?:[ATRDHNS+-]|{_CODES})?(?:\s*;\s*(?:[ATRDHNS+-]|{_CODES})?)*)\s*\|", re.I)
+_FLAGS = frozenset({"", *"ATRDHNS+-", "ZH", *(code.upper() for code in FALLBACKS)})
 # A rule starts after a semicolon that a variant's name follows; semicolons inside a text (`&nbsp;`) do not.
-_RULE = re.compile(rf"(?:^|;)\s*(?:[^;:]*?=>\s*)?({_CODES})\s*:", re.I)
+_RULE = re.compile(rf"(?:^|;)\s*(?:[^;:\s][^;:]*?=>\s*)?({_CODES})\s*:", re.I)
 _HIDDEN = frozenset("HT+-N")
+# Conversions inside conversions: the text of the innermost is read once a level. MediaWiki allows ten.
+_DEEPEST = 10
 
 
 class Conversion(NamedTuple):
@@ -46,33 +48,35 @@ class Resolved(NamedTuple):
 
 def resolve_variants(text: str, variant: str) -> Resolved:
     """Replace every `-{...}-`, innermost first, in one pass; an unclosed one stays as it is."""
-    # A stack of (opening token, pieces of text inside it so far).
-    stack: list[tuple[str, list[str]]] = [("", [])]
+    pieces: list[str] = []
+    # What is open: its token, and where in the pieces its inside starts.
+    opened: list[tuple[str, int]] = []
     title = None
-    position = 0
+    position = conversions = 0
     while token := _TOKEN.search(text, position):
         kind, start = token.group(), token.start()
-        stack[-1][1].append(text[position:start])
+        pieces.append(text[position:start])
         position = token.end()
-        opening = stack[-1][0]
-        if kind in ("-{", "{{"):
-            stack.append((kind, []))
+        opening = opened[-1][0] if opened else ""
+        if kind == "{{" or (kind == "-{" and conversions < _DEEPEST):
+            conversions += kind == "-{"
+            pieces.append(kind)
+            opened.append((kind, len(pieces)))
         elif kind == "}}" and opening == "{{":
-            inside = "".join(stack.pop()[1])
-            stack[-1][1].append("{{" + inside + "}}")
+            opened.pop()
+            pieces.append(kind)
         elif kind == "}-" and opening == "-{":
-            conversion = convert("".join(stack.pop()[1]), variant)
-            stack[-1][1].append(conversion.shown)
+            _, inside = opened.pop()
+            conversions -= 1
+            conversion = convert("".join(pieces[inside:]), variant)
+            pieces[inside - 1 :] = [conversion.shown]
             title = conversion.title or title
         else:
             # One character on: the second brace of an unmatched `}}` may close a conversion.
             position = start + 1
-            stack[-1][1].append(text[start:position])
-    stack[-1][1].append(text[position:])
-    while len(stack) > 1:
-        opening, pieces = stack.pop()
-        stack[-1][1].append(opening + "".join(pieces))
-    return Resolved("".join(stack[0][1]), title)
+            pieces.append(text[start:position])
+    pieces.append(text[position:])
+    return Resolved("".join(pieces), title)
 
 
 def convert(content: str, variant: str) -> Conversion:
@@ -81,9 +85,10 @@ def convert(content: str, variant: str) -> Conversion:
     R shows its text as it is; T sets the title; H, + and - change rules for the page and show nothing;
     A and D show the variant's text; a variant's name as a flag protects the text.
     """
-    match = _FLAGS.match(content)
-    flags = {flag.strip().upper() for flag in match.group(1).split(";")} if match else set()
-    body = content[match.end() :] if match else content
+    head, bar, body = content.partition("|")
+    flags = {flag.strip().upper() for flag in head.split(";")}
+    if not bar or not flags <= _FLAGS:
+        flags, body = set(), content
     if "R" in flags:
         return Conversion(body, None)
     shown = _choose(body, variant)
