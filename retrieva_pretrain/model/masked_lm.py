@@ -26,6 +26,7 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         scored_positions: Tensor | None = None,
         labels: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         **_unused: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Run the model.
@@ -37,6 +38,8 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
                 ([b, 1, s, s] for the local one); None where every position attends to every other.
             scored_positions: [b, m] positions to run the head on; every position where None.
             labels: [b, m] ids of the true tokens (m = s without `scored_positions`).
+            segment_ids: [b, s] number of each position's document; attention stays inside documents. None where
+                it crosses them.
 
         Returns:
             Before the last pipeline stage: hidden states [s, b, h].

@@ -32,6 +32,12 @@ class MicroBatch:
     loss_weights: Tensor
     """[b, m], float32: 1, or 0 in an unused slot."""
 
+    position_ids: Tensor | None = None
+    """[b, s], int64, where positions begin anew in every document; None where they are 0..s-1."""
+
+    segment_ids: Tensor | None = None
+    """[b, s], int64, the number of the document within the sample, where attention stays inside documents."""
+
 
 def scored_slots(masking_probability: float, seq_length: int) -> int:
     """Return the number of slots, ceil(p x L): the shape stays the same for every batch of a stage."""
@@ -46,10 +52,15 @@ def to_device(samples: Samples, first_sample: int, slots: int) -> MicroBatch:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
+    def optional(name: str) -> Tensor | None:
+        return tensor(samples[name]) if name in samples else None
+
     return MicroBatch(
         first_sample=first_sample,
         input_ids=tensor(samples["input_ids"]),
         scored_positions=tensor(order),
         labels=tensor(np.take_along_axis(samples["labels"], order, axis=1)),
         loss_weights=tensor(np.take_along_axis(samples["loss_mask"], order, axis=1)),
+        position_ids=optional("position_ids"),
+        segment_ids=optional("segment_ids"),
     )

@@ -38,8 +38,17 @@ class Checkpointer:
         self.keep = keep
         self.ranks = ranks
 
-    def save(self, step: int, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> Path:
-        """Write the checkpoint after `step` steps; every process calls it. Returns its folder."""
+    def save(
+        self,
+        step: int,
+        model: DistributedDataParallel,
+        optimizer: MegatronOptimizer,
+        state: dict[str, Any],
+    ) -> Path:
+        """Write the checkpoint after `step` steps; every process calls it. Returns its folder.
+
+        `state` is what the run must remember beside tensors, as plain JSON.
+        """
         final = self.folder.checkpoint(step)
         partial = final.with_name(f".{final.name}.partial")
         if self.ranks.is_first:
@@ -52,11 +61,11 @@ class Checkpointer:
         )
         dist.barrier()
         if self.ranks.is_first:
-            self._finish(step, partial, final)
+            self._finish(step, partial, final, state)
         dist.barrier()
         return final
 
-    def _finish(self, step: int, partial: Path, final: Path) -> None:
+    def _finish(self, step: int, partial: Path, final: Path, state: dict[str, Any]) -> None:
         files = {
             str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()
         }
@@ -64,6 +73,7 @@ class Checkpointer:
             "step": step,
             "world_size": self.ranks.world_size,
             "identity": self.identity,
+            "state": state,
             "files": files,
         }
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
@@ -83,12 +93,15 @@ class Checkpointer:
             shutil.rmtree(folder)
 
 
-def load_checkpoint(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> int:
-    """Load a checkpoint into the model and the optimizer; returns the steps it has behind it."""
+def load_checkpoint(
+    path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer
+) -> tuple[int, dict[str, Any]]:
+    """Load a checkpoint into the model and the optimizer; returns the steps behind it and the state saved with it."""
     state = dist_checkpointing.load(sharded_state(model, optimizer, is_loading=True), str(path))
     unwrap_model(model).load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(read_description(path)["step"])
+    description = read_description(path)
+    return int(description["step"]), description.get("state", {})
 
 
 def sharded_state(

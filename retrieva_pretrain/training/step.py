@@ -86,6 +86,13 @@ class Stepper:
         self.layouts = layouts
         self.ranks = ranks
 
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must remember beside tensors, as plain JSON; the same on every process."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+
     def train_step(self, step: int) -> StepResult:
         """Take the 0-based step `step`: forward and backward over the global batch, clip, update.
 
@@ -174,7 +181,11 @@ def run_micro_batches(
         if before_each is not None:
             before_each(batch)
         output = module(
-            input_ids=batch.input_ids, scored_positions=batch.scored_positions, labels=batch.labels
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            segment_ids=batch.segment_ids,
+            scored_positions=batch.scored_positions,
+            labels=batch.labels,
         )
         return output, partial(_sum_loss, batch.loss_weights)
 
