@@ -18,14 +18,15 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.recipe.loading import load_yaml
-from retrieva_pretrain.recipe.sections import PlainText, PositiveInt, Section, refuse
+from retrieva_pretrain.recipe.sections import PlainText, PositiveFloat, PositiveInt, Section, refuse
 
 SchedulerName = Literal["local", "slurm", "grid_engine"]
 
 # Options that this project sets itself; a second one would win over ours without a word.
 _OURS = {
     "slurm": re.compile(
-        r"-[aodeJ]|--(?:array|output|error|dependency|job-name|parsable|wrap|chdir)\b|-D|--kill-on-invalid-dep\b"
+        r"-[aodeJN]|--(?:array|output|error|dependency|job-name|parsable|wrap|chdir|nodes|ntasks|signal)\b|-D"
+        r"|--(?:kill-on-invalid-dep|no-requeue|open-mode)\b"
     ),
     "grid_engine": re.compile(r"-(?:t|o|e|j|N|S|wd|cwd|terse|hold_jid|sync)(?:\s|$)"),
     "local": re.compile(r"(?!)"),
@@ -117,6 +118,40 @@ class DataJobs(Section):
     )
 
 
+class Training(Section):
+    """How training jobs are started, end before their time, and go on."""
+
+    processes_per_node: PositiveInt | None = Field(
+        default=None, description="Processes of a node; one a GPU, or one where there is no GPU."
+    )
+    cpus_per_process: PositiveInt | None = Field(
+        default=None, description="CPU threads of a process; what the node has, shared out."
+    )
+    rendezvous_address: Word | None = Field(
+        default=None,
+        description="Where the processes meet: an address of the job's first node, where the name that the"
+        " scheduler gives it does not lead there.",
+    )
+    remote_shell: Annotated[list[PlainText], Field(min_length=1)] = Field(
+        default=["qrsh", "-inherit"],
+        description="Grid Engine: the command that runs another on a node of the job, before the node's name.",
+    )
+    leave_before_end: Walltime = Field(
+        default="00:05:00", description="How long before its time is up a job saves and leaves."
+    )
+    goes_on: Literal["requeue", "follow_up"] = Field(
+        default="requeue",
+        description="requeue: a job that must leave puts itself back into the queue; follow_up: every job submits"
+        " the next one, which waits for its end, where the site allows no requeue.",
+    )
+    max_failures: PositiveInt = Field(
+        default=3, description="Failures in a row, without a new checkpoint between them, that end a run."
+    )
+    max_preemptions: PositiveInt = Field(
+        default=100, description="Times that a run may be killed from outside before it stays so."
+    )
+
+
 class ClusterProfile(Section):
     """A cluster."""
 
@@ -128,6 +163,13 @@ class ClusterProfile(Section):
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = Field(default=0, description="GPUs of a node.")
     gpu_type: Word | None = Field(
         default=None, description="The GPUs' name in the scheduler, where it wants one."
+    )
+    gpu_memory: Memory | None = Field(default=None, description="Memory of one GPU.")
+    gpu_peak_tflops: PositiveFloat | None = Field(
+        default=None, description="Peak of one GPU in dense bf16, in 10^12 operations a second."
+    )
+    gpu_memory_bandwidth: PositiveFloat | None = Field(
+        default=None, description="What one GPU's memory delivers, in GB/s."
     )
     cpus_per_node: PositiveInt | None = Field(default=None, description="CPUs of a node.")
     memory_per_node: Memory | None = Field(default=None, description="Memory of a node.")
@@ -149,7 +191,13 @@ class ClusterProfile(Section):
     templates: PlainText | None = Field(
         default=None, description="A folder of script templates of your own, looked in first."
     )
+    training: Training = Field(default=Training(), description="How training jobs start, end and go on.")
     data: DataJobs = Field(default=DataJobs(), description="Jobs that prepare data.")
+
+    @property
+    def processes_per_node(self) -> int:
+        """Processes of training on one node."""
+        return self.training.processes_per_node or self.gpus_per_node or 1
 
     @field_validator("environment_variables")
     @classmethod
@@ -166,9 +214,13 @@ class ClusterProfile(Section):
 
     @model_validator(mode="after")
     def _fits_the_scheduler(self) -> ClusterProfile:
-        return refuse(
-            self, [*self._fields_of_another_scheduler(), *self._too_long(), *self._directives_of_ours()]
-        )
+        problems = [*self._fields_of_another_scheduler(), *self._too_long(), *self._directives_of_ours()]
+        if self.walltime and seconds(self.walltime) <= seconds(self.training.leave_before_end):
+            problems.append(
+                f"training.leave_before_end: {self.training.leave_before_end} is the whole walltime {self.walltime};"
+                " a job would leave before it began"
+            )
+        return refuse(self, problems)
 
     def _fields_of_another_scheduler(self) -> list[str]:
         values = {
