@@ -17,6 +17,8 @@ from data_prep.errors import DataPrepError
 from retrieva_pretrain import __version__
 from retrieva_pretrain.cli.data import app as data_app
 from retrieva_pretrain.cli.demo import demo
+from retrieva_pretrain.cli.job import job, node
+from retrieva_pretrain.cli.launch import launch
 from retrieva_pretrain.cli.plan import plan
 from retrieva_pretrain.cli.train import train
 from retrieva_pretrain.errors import RetrievaError
@@ -33,7 +35,10 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command("plan")(plan)
 app.command("train")(train)
+app.command("launch")(launch)
 app.command("demo")(demo)
+app.command("job", hidden=True)(job)
+app.command("node", hidden=True)(node)
 
 _FIRST_SPEAKS_SECONDS = 10
 

@@ -6,11 +6,9 @@ and a line in `jobs.jsonl` for every job.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +19,10 @@ from data_prep.whole_files import write_whole
 from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.launch.data_scripts import DataScripts, corpus_file, jobs_folder
 from retrieva_pretrain.launch.profiles import ClusterProfile
-from retrieva_pretrain.launch.records import JobRecord, append_record, now, read_records
+from retrieva_pretrain.launch.records import JobRecord, append_record, now, read_records, submitting
 from retrieva_pretrain.launch.schedulers import JobState, Scheduler, open_scheduler
 from retrieva_pretrain.launch.schedulers.base import range_text
+from retrieva_pretrain.launch.scripts import check_environment
 from retrieva_pretrain.recipe.loading import load_yaml
 
 __all__ = ["Submission", "jobs_folder", "parse_indices", "submit_data_build"]
@@ -96,8 +95,8 @@ def submit_data_build(
     rehearsal = _rehearse(_scripts(config, output, profile, scheduler, shards, records), only)
     if dry_run:
         return rehearsal
-    _check_environment(profile)
-    with _locked(folder):
+    check_environment(profile)
+    with submitting(folder):
         records = read_records(folder / "jobs.jsonl")
         scripts = _scripts(config, output, profile, scheduler, shards, records)
         after_end = _make_way(scripts, records, only)
@@ -135,36 +134,6 @@ def _check_same_array(config: CorpusConfig, folder: Path, shards: int, records: 
             f"--only: the array was submitted with another {config.name} ({submitted}); give the file and the"
             " key=value of then"
         )
-
-
-def _check_environment(profile: ClusterProfile) -> None:
-    """Refuse an environment that is not there: login nodes and compute nodes see the same file system."""
-    place = profile.environment
-    if place.virtual_environment and not (Path(place.virtual_environment) / "bin" / "activate").is_file():
-        raise LaunchError(
-            f"{profile.name}: environment.virtual_environment: {place.virtual_environment} holds no bin/activate;"
-            " give the folder of a virtual environment"
-        )
-    if place.container and "://" not in place.container and not Path(place.container).exists():
-        raise LaunchError(f"{profile.name}: environment.container: there is no image {place.container}")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one submission at a time look at what is under way and add to it."""
-    try:
-        # A job whose log has no folder fails without a word.
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as stream:
-            try:
-                fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LaunchError(f"{folder}: its jobs are being submitted at this moment") from None
-            except OSError:  # no locks on this file system
-                pass
-            yield
-    except OSError as error:
-        raise LaunchError(f"{error.filename or folder}: {error.strerror or error}") from None
 
 
 def _make_way(scripts: DataScripts, records: Sequence[JobRecord], only: Sequence[int] | None) -> list[str]:

@@ -31,7 +31,7 @@ _OURS = {
     "grid_engine": re.compile(r"-(?:t|o|e|j|N|S|wd|cwd|terse|hold_jid|sync)(?:\s|$)"),
     "local": re.compile(r"(?!)"),
 }
-_SECRET = re.compile(r"(?i)(?:token|secret|passwd|password|credentials?|api_?key|access_?key)(?:$|_)")
+SECRET = re.compile(r"(?i)(?:token|secret|passwd|password|credentials?|api_?key|access_?key)(?:$|_)")
 _WALLTIME = re.compile(r"[0-9]{1,4}:[0-5][0-9]:[0-5][0-9]")
 
 
@@ -127,6 +127,9 @@ class Training(Section):
     cpus_per_process: PositiveInt | None = Field(
         default=None, description="CPU threads of a process; what the node has, shared out."
     )
+    parallel_environment: Word | None = Field(
+        default=None, description="Grid Engine: asked for as -pe NAME nodes."
+    )
     rendezvous_address: Word | None = Field(
         default=None,
         description="Where the processes meet: an address of the job's first node, where the name that the"
@@ -184,6 +187,9 @@ class ClusterProfile(Section):
     environment_variables: dict[VariableName, PlainText | int] = Field(
         default_factory=dict, description="Variables that every job sets; no secrets."
     )
+    scratch: PlainText | None = Field(
+        default=None, description="A folder on every node for temporary files, given to jobs as TMPDIR."
+    )
     mail: Mail | None = Field(default=None, description="Mail about jobs.")
     extra_directives: list[PlainText] = Field(
         default_factory=list, description="More options of the scheduler for training jobs."
@@ -202,7 +208,7 @@ class ClusterProfile(Section):
     @field_validator("environment_variables")
     @classmethod
     def _no_secrets(cls, variables: dict[str, str | int]) -> dict[str, str | int]:
-        if secrets := [name for name in variables if _SECRET.search(name)]:
+        if secrets := [name for name in variables if SECRET.search(name)]:
             raise ValueError(
                 "\n".join(
                     f"{name}: looks like a secret, and everybody can read a job's script; log in once with the tool "
@@ -233,6 +239,7 @@ class ClusterProfile(Section):
             "group": (self.group, "grid_engine"),
             "data.resource_type": (self.data.resource_type, "grid_engine"),
             "data.parallel_environment": (self.data.parallel_environment, "grid_engine"),
+            "training.parallel_environment": (self.training.parallel_environment, "grid_engine"),
         }
         return [
             f"{field}: is for scheduler: {owner}, this is {self.scheduler}; remove it"

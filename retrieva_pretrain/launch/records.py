@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.launch.profiles import SchedulerName
 
 
 class JobRecord(BaseModel):
@@ -23,8 +27,8 @@ class JobRecord(BaseModel):
     submission: int
     """Which call submitted it, from 1: jobs that belong together have the same number."""
     kind: str
-    """`array` or `merge`."""
-    scheduler: str
+    """`array`, `merge`, `train` or `preflight`."""
+    scheduler: SchedulerName
     job_id: str
     indices: list[int] = []
     """The tasks of an array."""
@@ -32,6 +36,7 @@ class JobRecord(BaseModel):
     """Into how many shares the work is cut."""
     after: list[str] = []
     """The jobs it waits for."""
+    nodes: int | None = None
     script: str
     command: list[str]
 
@@ -41,7 +46,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def append_record(path: Path, record: JobRecord) -> None:
+def append_record(path: Path, record: BaseModel) -> None:
     """Add one line and bring it to the disk."""
     with path.open("ab") as stream:
         # A kill may have torn the line before.
@@ -49,6 +54,41 @@ def append_record(path: Path, record: JobRecord) -> None:
         stream.write(begin + record.model_dump_json().encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+@contextmanager
+def submitting(folder: Path) -> Iterator[None]:
+    """Let one submission at a time look at what is under way and add to it; makes `folder` and its `logs`.
+
+    Raises:
+        LaunchError: another submits at this moment, or the folder cannot be made.
+    """
+    try:
+        # A job whose log has no folder fails without a word.
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        with held(folder / "lock") as mine:
+            if not mine:
+                raise LaunchError(f"{folder}: its jobs are being submitted at this moment")
+            yield
+    except OSError as error:
+        raise LaunchError(f"{error.filename or folder}: {error.strerror or error}") from None
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock on a file; the value is False where another process holds it.
+
+    The kernel gives it back when this process ends, however it ends.
+    """
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # no locks on this file system
+            pass
+        yield True
 
 
 def read_records(path: Path) -> list[JobRecord]:

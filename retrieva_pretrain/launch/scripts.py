@@ -105,6 +105,8 @@ def environment_lines(profile: ClusterProfile) -> list[str]:
         # The shell of a batch job may not be a login shell, whose profile defines `module`.
         lines.append("type module >/dev/null 2>&1 || source /etc/profile || true")
         lines.append(f"module load {words(profile.modules)}")
+    if profile.scratch:
+        lines.append(f"export TMPDIR={word(profile.scratch)}")
     for name, value in profile.environment_variables.items():
         lines.append(f"export {name}={word(value)}")
     if profile.environment.virtual_environment:
@@ -112,24 +114,46 @@ def environment_lines(profile: ClusterProfile) -> list[str]:
     return lines
 
 
-def program_command(profile: ClusterProfile, arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs `retrieva` with such arguments inside a job."""
+def check_environment(profile: ClusterProfile) -> None:
+    """Refuse an environment that is not there: login nodes and compute nodes see the same file system."""
     place = profile.environment
+    if place.virtual_environment and not (Path(place.virtual_environment) / "bin" / "activate").is_file():
+        raise LaunchError(
+            f"{profile.name}: environment.virtual_environment: {place.virtual_environment} holds no bin/activate;"
+            " give the folder of a virtual environment"
+        )
+    if place.container and "://" not in place.container and not Path(place.container).exists():
+        raise LaunchError(f"{profile.name}: environment.container: there is no image {place.container}")
+
+
+def program_command(
+    profile: ClusterProfile, arguments: Sequence[str], *, program: Path | None = None, gpus: bool = False
+) -> list[str]:
+    """Return the command that runs `retrieva` with such arguments inside a job.
+
+    Args:
+        profile: the cluster.
+        arguments: of the command line.
+        program: the file to run, of a snapshot; by default the installed module.
+        gpus: whether a container must see the GPUs.
+    """
+    place = profile.environment
+    what = [str(program)] if program is not None else ["-m", "retrieva_pretrain"]
     if place.container:
         binds = [part for bind in place.binds for part in ("--bind", bind)]
         return [
             "apptainer",
             "exec",
+            *(["--nv"] if gpus else []),
             *binds,
             place.container,
             "python3",
-            "-m",
-            "retrieva_pretrain",
+            *what,
             *arguments,
         ]
     # Without an environment of its own the job runs what submits it: every node must see that.
     python = "python" if place.virtual_environment else sys.executable
-    return [python, "-m", "retrieva_pretrain", *arguments]
+    return [python, *what, *arguments]
 
 
 def _only_safe(value: Any) -> Any:

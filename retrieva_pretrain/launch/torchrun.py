@@ -67,7 +67,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on at the moment."""
+    """Return a port of this machine that nobody listens on at the moment, whatever the address."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return int(probe.getsockname()[1])

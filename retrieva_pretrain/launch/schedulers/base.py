@@ -66,6 +66,12 @@ class Scheduler(Protocol):
     def states(self, job_ids: Sequence[str]) -> dict[str, TaskStates]:
         """Return where jobs stand; those that the scheduler has forgotten are left out."""
 
+    def describe(self, job_ids: Sequence[str]) -> dict[str, str]:
+        """Return a few words of where jobs stand, for people; those that the scheduler has forgotten are left out."""
+
+    def ask_to_leave(self, job_ids: Sequence[str]) -> None:
+        """Let running training jobs save and leave, and take waiting ones out of the queue."""
+
     def cancel(self, job_ids: Sequence[str]) -> None:
         """End jobs, or take them out of the queue."""
 

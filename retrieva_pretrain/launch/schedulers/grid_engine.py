@@ -79,6 +79,17 @@ class GridEngine:
         """Run qdel."""
         run_client(["qdel", *job_ids], os.environ)
 
+    def describe(self, job_ids: Sequence[str]) -> dict[str, str]:
+        """Return the letters of qstat for what is in the queue, and how the rest has ended."""
+        queued = {job: letters for job, _, letters in self._rows() if job in job_ids}
+        ended = {job: tasks for job in job_ids if job not in queued and (tasks := self._accounted(job))}
+        said = {job: f"{_state(letters).value} ({letters})" for job, letters in queued.items()}
+        return said | {job: "/".join(state.value for state in tasks.values()) for job, tasks in ended.items()}
+
+    def ask_to_leave(self, job_ids: Sequence[str]) -> None:
+        """Cancel them: of jobs submitted with -notify, Grid Engine tells those that run a minute before."""
+        self.cancel(job_ids)
+
     def how_to_look(self, job_ids: Sequence[str]) -> str:
         """Return a qstat command."""
         return "qstat"
@@ -89,16 +100,22 @@ class GridEngine:
 
     def _queued(self) -> dict[str, TaskStates]:
         """Return the states of this user's jobs that wait or run, array tasks one by one."""
+        found: dict[str, TaskStates] = {}
+        for job, task, letters in self._rows():
+            found.setdefault(job, {})[int(task) if task.isdecimal() else None] = _state(letters)
+        return found
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """Return job, task and state of what is in the queue."""
         answer = run_client(["qstat", "-xml", "-g", "d"], os.environ)
         try:
             rows = list(ElementTree.fromstring(answer).iter("job_list"))  # noqa: S314 - the scheduler's own
         except ElementTree.ParseError as error:
             raise LaunchError(f"qstat -xml: its answer cannot be read: {error}") from None
-        found: dict[str, TaskStates] = {}
-        for row in rows:
-            job, task, state = (row.findtext(tag) or "" for tag in ("JB_job_number", "tasks", "state"))
-            found.setdefault(job, {})[int(task) if task.isdecimal() else None] = _state(state)
-        return found
+        return [
+            (row.findtext("JB_job_number") or "", row.findtext("tasks") or "", row.findtext("state") or "")
+            for row in rows
+        ]
 
     def _accounted(self, job_id: str) -> TaskStates:
         """Return the states of what has ended; a task that was started again counts as it ended last."""

@@ -66,7 +66,7 @@ class Slurm:
     def submit(self, command: Sequence[str]) -> str:
         """Run sbatch and return the job's id."""
         try:
-            answer = run_client(command, _environment())
+            answer = run_client(command, client_environment())
         except LaunchError as error:
             hint = "\nIndices end below MaxArraySize: scontrol show config | grep MaxArraySize"
             raise LaunchError(f"{error}{hint if 'job array' in str(error) else ''}") from None
@@ -88,7 +88,30 @@ class Slurm:
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Run scancel."""
-        run_client(["scancel", *job_ids], _environment())
+        run_client(["scancel", *job_ids], client_environment())
+
+    def describe(self, job_ids: Sequence[str]) -> dict[str, str]:
+        """Ask squeue for the state of jobs, why they wait, and where they run."""
+        if not job_ids:
+            return {}
+        command = ["squeue", "--noheader", "--states=all", "--format=%i|%T|%r|%S|%M|%N"]
+        try:
+            answer = run_client([*command, f"--jobs={','.join(job_ids)}"], client_environment())
+        except LaunchError as error:
+            if "Invalid job id" in str(error):
+                return {}
+            raise
+        rows = (line.split("|") for line in answer.splitlines() if line.count("|") == 5)
+        return {row[0]: _described(*row[1:]) for row in rows}
+
+    def ask_to_leave(self, job_ids: Sequence[str]) -> None:
+        """Let running jobs save and leave; those that wait leave the queue."""
+        states = self.states(job_ids)
+        for job in job_ids:
+            if JobState.RUNNING in states.get(job, {}).values():
+                run_client(["scancel", "--batch", "--signal=USR1", job], client_environment())
+            else:
+                self.cancel([job])
 
     def how_to_look(self, job_ids: Sequence[str]) -> str:
         """Return a squeue command."""
@@ -102,7 +125,7 @@ class Slurm:
         """Return job, index and state of what is in the queue or left it a few minutes ago."""
         command = ["squeue", "--noheader", "--array", "--states=all", "--format=%F|%K|%T"]
         try:
-            answer = run_client([*command, f"--jobs={','.join(job_ids)}"], _environment())
+            answer = run_client([*command, f"--jobs={','.join(job_ids)}"], client_environment())
         except LaunchError as error:
             if "Invalid job id" in str(error):  # it has forgotten them all
                 return []
@@ -113,7 +136,7 @@ class Slurm:
         """Return job, index and state of what the accounting knows; nothing where there is none."""
         command = ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State"]
         try:
-            answer = run_client([*command, f"--jobs={','.join(job_ids)}"], _environment())
+            answer = run_client([*command, f"--jobs={','.join(job_ids)}"], client_environment())
         except LaunchError:
             return []
         rows = (line.split("|") for line in answer.splitlines() if line.count("|") == 1)
@@ -133,11 +156,19 @@ def _state(word: str) -> JobState:
     return JobState.DONE if word == "COMPLETED" else JobState.FAILED
 
 
+def _described(state: str, reason: str, start: str, elapsed: str, nodes: str) -> str:
+    if state == "PENDING":
+        begins = f", expected to start {start}" if start not in ("N/A", "") else ""
+        return f"pending ({reason}{begins})"
+    word = state.lower().replace("_", " ")
+    return f"{word} for {elapsed} on {nodes}" if state in _RUNNING else word
+
+
 def _three(fields: list[str]) -> tuple[str, str, str]:
     job, index, state = fields
     return job, index, state
 
 
-def _environment() -> dict[str, str]:
+def client_environment() -> dict[str, str]:
     """Return this process's environment without what Slurm's commands would read from it instead of a script."""
     return {name: value for name, value in os.environ.items() if not _SCRUBBED.match(name)}

@@ -1,0 +1,149 @@
+"""`attempts.jsonl`: every time that training of a run was started, and how that ended.
+
+The supervisor of a job writes a line when it starts training and one when training has ended. An attempt
+without an end was killed together with its supervisor: by a node's failure, by a preemption, at a time limit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from retrieva_pretrain.errors import LaunchError
+
+Outcome = Literal["done", "left", "interrupted", "killed", "failed", "stopped", "cancelled"]
+"""How an attempt ended: `done`, the recipe is trained; `left`, saved and left before its time was up;
+`interrupted`, the same because it was told to from outside; `killed`, without a word; `failed`, with what another
+try may mend; `stopped`, with what it cannot; `cancelled`, by `retrieva cancel`."""
+
+
+class AttemptStart(BaseModel):
+    """Training was started."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    event: Literal["start"] = "start"
+    time: str
+    number: int
+    """From 1, over all jobs of the run."""
+    submission: int
+    job_id: str
+    hosts: list[str]
+    processes: int
+    step: int
+    """The newest checkpoint's."""
+
+
+class AttemptEnd(BaseModel):
+    """Training has ended."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    event: Literal["end"] = "end"
+    time: str
+    number: int
+    outcome: Outcome
+    reason: str
+    step: int
+    """The newest checkpoint's."""
+    rank: int | None = None
+    """The rank that failed first."""
+
+
+class Cancelled(BaseModel):
+    """Somebody has called `retrieva cancel`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    event: Literal["cancel"] = "cancel"
+    time: str
+    submission: int
+    """All jobs up to this submission's."""
+
+
+class Attempt(BaseModel):
+    """A start and its end."""
+
+    start: AttemptStart
+    end: AttemptEnd | None = None
+
+
+class History(BaseModel):
+    """What `attempts.jsonl` holds."""
+
+    attempts: list[Attempt] = []
+    cancelled_submission: int = 0
+    """Jobs of submissions up to this one are to end."""
+
+    def of(self, submission: int) -> list[Attempt]:
+        """Return the attempts of one submission and its follow-up jobs."""
+        return [attempt for attempt in self.attempts if attempt.start.submission == submission]
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next attempt."""
+        return 1 + max((attempt.start.number for attempt in self.attempts), default=0)
+
+
+def read_history(path: Path) -> History:
+    """Return what a run's `attempts.jsonl` holds; a torn line is left out, and where there is no file, all.
+
+    Raises:
+        LaunchError: the file cannot be read, or a whole line is none of ours.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return History()
+    except OSError as error:
+        raise LaunchError(f"{path}: cannot be read: {error.strerror}") from None
+    found: dict[int, Attempt] = {}
+    cancelled = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        try:
+            event = content.get("event")
+            if event == "start":
+                start = AttemptStart.model_validate(content)
+                found[start.number] = Attempt(start=start)
+            elif event == "end":
+                end = AttemptEnd.model_validate(content)
+                if end.number in found:
+                    found[end.number] = Attempt(start=found[end.number].start, end=end)
+            elif event == "cancel":
+                cancelled = max(cancelled, Cancelled.model_validate(content).submission)
+        except (AttributeError, ValidationError):
+            raise LaunchError(f"{path}:{number}: is no record of an attempt; remove the line") from None
+    return History(attempts=list(found.values()), cancelled_submission=cancelled)
+
+
+def failures_in_a_row(attempts: Sequence[Attempt]) -> int:
+    """Return how many attempts have failed since the last one that brought the run to a new checkpoint.
+
+    One that left before its time was up without a new checkpoint counts as well: it would do so for ever.
+    """
+    count = 0
+    for attempt in attempts:
+        if attempt.end is None:
+            continue
+        if attempt.end.step > attempt.start.step:
+            count = 0
+        if attempt.end.outcome == "failed" or (
+            attempt.end.outcome == "left" and attempt.end.step <= attempt.start.step
+        ):
+            count += 1
+    return count
+
+
+def preemptions(attempts: Sequence[Attempt]) -> int:
+    """Return how many attempts were ended from outside."""
+    return sum(
+        attempt.end is not None and attempt.end.outcome in ("killed", "interrupted") for attempt in attempts
+    )

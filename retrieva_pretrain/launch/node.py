@@ -1,0 +1,142 @@
+"""One node of a job: its torchrun, and the signals that its ranks must get.
+
+torchrun knows nothing of SIGUSR1 and dies of it; SIGTERM it passes on and kills after 30 seconds who is still
+there, too soon for a large checkpoint. So this process stands between: it tells the ranks themselves to leave, and
+torchrun waits for them as it always does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from retrieva_pretrain.exit_codes import DONE, REQUEUE
+from retrieva_pretrain.launch.rank_end import read_ends
+from retrieva_pretrain.launch.spec import JobSpec
+from retrieva_pretrain.launch.torchrun import kill_tree
+
+LOGS_VARIABLE = "RETRIEVA_RANK_LOGS"
+LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the nodes of one attempt meet, and until when they train."""
+
+    attempt: int
+    address: str
+    port: int
+    leave_at: float | None
+    """When training must have saved and left, in seconds since 1970."""
+
+
+def torchrun_of_node(spec: JobSpec, meeting: Meeting, node_rank: int) -> list[str]:
+    """Return the torchrun command of one node."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={spec.nodes}",
+        f"--node-rank={node_rank}",
+        f"--nproc-per-node={spec.processes_per_node}",
+        f"--master-addr={meeting.address}",
+        f"--master-port={meeting.port}",
+        # A restart by torchrun would also restart what has left on purpose; the supervisor tells them apart.
+        "--max-restarts=0",
+        str(spec.program),
+        "train",
+        str(spec.recipe),
+    ]
+    if meeting.leave_at is not None:
+        left = max(1, round(meeting.leave_at - time.time()))
+        command += ["--exit-before", f"{left // 3600:02}:{left // 60 % 60:02}:{left % 60:02}"]
+    return command
+
+
+def run_node(spec: JobSpec, meeting: Meeting, node_rank: int) -> int:
+    """Train on this node until its ranks have ended; return 0 where none has failed, and 1 otherwise."""
+    logs = spec.files.attempt_logs(meeting.attempt)
+    logs.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, LOGS_VARIABLE: str(logs)}
+    if spec.threads is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(spec.threads))
+    told: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    for number in LEAVE_SIGNALS:
+        signal.signal(number, note)
+    parent = os.getppid()
+    with (logs / f"node_{node_rank:03}.log").open("ab") as log:
+        process = subprocess.Popen(
+            torchrun_of_node(spec, meeting, node_rank),
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # What the scheduler sends to the whole group must reach the ranks by way of this process alone.
+            start_new_session=True,
+        )
+    try:
+        passed_on = 0
+        while process.poll() is None:
+            time.sleep(0.2)
+            if len(told) > passed_on:
+                passed_on = len(told)
+                _tell_ranks(process)
+            if os.getppid() != parent:  # who waits for it is dead
+                break
+    finally:
+        kill_tree(process)
+    first = node_rank * spec.processes_per_node
+    mine = range(first, first + spec.processes_per_node)
+    codes = [end.code for end in read_ends(logs) if end.rank in mine]
+    left_or_done = bool(codes) and all(code in (DONE, REQUEUE) for code in codes)
+    return 0 if process.returncode == 0 or left_or_done else 1
+
+
+def node_rank_here() -> int:
+    """Return which node of the job this is, where the scheduler's own starter says so."""
+    return int(os.environ.get("SLURM_NODEID", "0"))
+
+
+def _tell_ranks(torchrun: subprocess.Popen[bytes]) -> None:
+    """Send SIGUSR1 to the ranks: torchrun's children, each of which has been told its rank."""
+    try:
+        children = psutil.Process(torchrun.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    ranks = [child for child in children if _rank_of(child) is not None]
+    # Workers of a rank have its environment and are its own business.
+    pids = {child.pid for child in ranks}
+    for child in ranks:
+        try:
+            if child.ppid() not in pids:
+                child.send_signal(signal.SIGUSR1)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _rank_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("LOCAL_RANK")
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+def logged_tail(path: Path, size: int = 20000) -> str:
+    """Return the end of a log, nothing where there is none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - size))
+            return stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""

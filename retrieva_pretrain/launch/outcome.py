@@ -1,0 +1,116 @@
+"""How an attempt ended, from all that its ranks, torchrun and training itself have left behind.
+
+What another try cannot mend ends the chain: a recipe, a corpus or a checkpoint that is refused, memory that does
+not suffice, and what training itself has judged so (such as a loss that is not finite). Anything else may be the
+machine's fault, and is tried again until the cap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
+from retrieva_pretrain.launch.attempts import Outcome
+from retrieva_pretrain.launch.node import logged_tail
+from retrieva_pretrain.launch.rank_end import RankEnd, first_failure, rank_log, read_ends
+from retrieva_pretrain.launch.run_files import RunFiles
+
+_ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+_KERNEL_OUT_OF_MEMORY = re.compile(r"(?i)oom[-_ ]kill|out[-_ ]of[-_ ]memory handler")
+# Reasons in training's own note that are the machine's, not the recipe's.
+_TRANSIENT = re.compile(r"(?i)hang|hung|stuck|timeout|timed out|rank|peer|nccl|gloo|disk|lost")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, and why."""
+
+    outcome: Outcome
+    reason: str
+    rank: int | None = None
+    """The rank that failed first."""
+
+
+def judge(files: RunFiles, number: int, exit_codes: Iterable[int], *, told_to_leave: bool) -> Ending:
+    """Return how attempt `number` ended.
+
+    Args:
+        files: the run's files.
+        number: the attempt.
+        exit_codes: of the processes that started training on the nodes.
+        told_to_leave: whether a signal was passed on to it.
+    """
+    logs = files.attempt_logs(number)
+    codes, ends = list(exit_codes), read_ends(logs)
+    note = files.read_exit_note()
+    failure = first_failure(logs)
+    if failure is None and not any(codes):
+        if (note is not None and note.get("code") == REQUEUE) or any(end.code == REQUEUE for end in ends):
+            return Ending("left", _said(note) or "left before its time was up")
+        if ends and all(end.code == DONE for end in ends):
+            return Ending("done", "trained to the end of the recipe")
+        return Ending("failed", f"training ended without a word; see {logs}")
+    if note is not None and note.get("code") == FAILED:
+        said = _said(note)
+        if failure is None or failure.kind != "refused":
+            transient = bool(_TRANSIENT.search(str(note.get("reason", ""))))
+            return Ending("failed" if transient else "stopped", said, failure.rank if failure else None)
+    if failure is not None:
+        return _of_rank(failure)
+    return _of_no_words(logs, codes, told_to_leave=told_to_leave)
+
+
+def failure_report(files: RunFiles, number: int) -> str:
+    """Return what the first rank that failed has said, its traceback at the end; nothing where none failed."""
+    logs = files.attempt_logs(number)
+    failure = first_failure(logs)
+    if failure is None:
+        return ""
+    said = failure.traceback if failure.kind != "refused" else failure.message
+    return (
+        f"rank {failure.rank} failed first, in attempt {number} ({rank_log(logs, failure.rank)}):\n"
+        + (said or f"it ended with exit code {failure.code}").rstrip()
+    )
+
+
+def _of_rank(failure: RankEnd) -> Ending:
+    said = failure.message or f"ended with exit code {failure.code}"
+    reason = f"rank {failure.rank}: {said}"
+    if failure.kind == "refused":
+        return Ending("stopped", said, failure.rank)
+    if failure.kind == "out_of_memory":
+        way_out = "smaller curriculum.N.max_micro_batch_size, recomputation, or more GPUs"
+        return Ending("stopped", f"out of memory, {reason}; {way_out}", failure.rank)
+    return Ending("failed", reason, failure.rank)
+
+
+def _of_no_words(logs: Path, codes: list[int], *, told_to_leave: bool) -> Ending:
+    """Judge what no rank has told: by what torchrun and the scheduler's starter have printed."""
+    if told_to_leave:
+        return Ending("left", "was told to leave, and was gone before it could save")
+    texts = [logged_tail(path) for path in [*sorted(logs.glob("node_*.log")), logs / "start.log"]]
+    rank, code = None, None
+    for text in texts:
+        if found := _ROOT_CAUSE.search(text):
+            rank, code = int(found[1]), int(found[2])
+            break
+    if any(map(_KERNEL_OUT_OF_MEMORY.search, texts)):
+        return Ending("stopped", "the node's memory did not suffice: the kernel has killed a process", rank)
+    if rank is not None and code is not None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        hint = "; where nobody else did it, the kernel, for want of memory" if code == -9 else ""
+        return Ending("failed", f"rank {rank} {how}{hint}", rank)
+    last = next(
+        (line for text in reversed(texts) for line in reversed(text.splitlines()) if line.strip()), ""
+    )
+    shown = f": {last.strip()[:300]}" if last else ""
+    return Ending("failed", f"training could not be started, or was killed (exit codes {codes}){shown}")
+
+
+def _said(note: dict[str, object] | None) -> str:
+    if note is None:
+        return ""
+    return ": ".join(str(note[name]) for name in ("reason", "message") if note.get(name))

@@ -1,0 +1,295 @@
+"""The first process of a training job: starts training on the job's nodes, and decides what follows when it ends.
+
+Done, or failed for good: the job ends. Time is up: the job goes back into the queue, or the next one takes over.
+Anything else: training is started again at once from the newest checkpoint, up to a cap.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
+from retrieva_pretrain.launch.attempts import (
+    Attempt,
+    AttemptEnd,
+    AttemptStart,
+    History,
+    failures_in_a_row,
+    preemptions,
+    read_history,
+)
+from retrieva_pretrain.launch.node import LEAVE_SIGNALS, Meeting
+from retrieva_pretrain.launch.nodes import start_nodes
+from retrieva_pretrain.launch.outcome import Ending, failure_report, judge
+from retrieva_pretrain.launch.profiles import seconds
+from retrieva_pretrain.launch.rank_end import redacted
+from retrieva_pretrain.launch.records import JobRecord, append_record, held, now
+from retrieva_pretrain.launch.schedulers import scheduler_named
+from retrieva_pretrain.launch.schedulers.inside import Inside
+from retrieva_pretrain.launch.spec import JobSpec
+from retrieva_pretrain.launch.torchrun import free_port, kill_tree
+
+_STRAGGLERS_SECONDS = 120
+"""How long nodes may go on after one has failed: training's own watchdog should end them before."""
+_WORTH_A_START_SECONDS = 60
+
+
+class Supervisor:
+    """Supervises one job of a run. `command` starts training on the nodes."""
+
+    def __init__(self, spec: JobSpec, command: Sequence[str], job: Inside) -> None:
+        self.spec = spec
+        self.command = list(command)
+        self.job = job
+        self.files = spec.files
+        self.told: list[int] = []
+        self.follow_up: str | None = None
+
+    def run(self) -> int:
+        """Train until the job must end; return its exit code."""
+        for number in LEAVE_SIGNALS:
+            signal.signal(number, self._note_signal)
+        with held(self.files.jobs / "running") as mine:
+            if not mine:
+                say(f"another job of this run is at work; this one ends (see {self.files.jobs})")
+                return FAILED
+            history = self._close_killed(read_history(self.files.attempts))
+            if (refusal := self._refusal(history)) is not None:
+                say(refusal)
+                return DONE if self._chain_is_over(history) else FAILED
+            self._submit_follow_up()
+            return self._train()
+
+    def _train(self) -> int:
+        """Start training, and again after a failure that may pass."""
+        while True:
+            ending = self._attempt()
+            if ending.outcome in ("done", "stopped", "cancelled"):
+                self._cancel_follow_up()
+                return FAILED if ending.outcome == "stopped" else DONE
+            if ending.outcome != "failed":
+                return self._go_on_later()
+            failures = failures_in_a_row(read_history(self.files.attempts).of(self.spec.submission))
+            pause = min(5 * 2 ** (failures - 1), 60)
+            end = self._leave_at()
+            if end is not None and time.time() + pause + _WORTH_A_START_SECONDS > end:
+                return self._go_on_later()
+            say(f"starting again from step {self.files.newest_step()} in {pause} s")
+            if self._sleep(pause):
+                return self._go_on_later()
+
+    def _attempt(self) -> Ending:
+        """Train once, record how it began and ended, and say so."""
+        history = read_history(self.files.attempts)
+        number, before = history.next_number, self.files.newest_step()
+        hosts = self.job.hosts()
+        if len(hosts) != self.spec.nodes:
+            raise LaunchError(f"the job has {len(hosts)} nodes ({' '.join(hosts)}), not {self.spec.nodes}")
+        self.files.attempt_logs(number).mkdir(parents=True, exist_ok=True)
+        # What an earlier attempt has said must not be taken for this one's.
+        self.files.exit_note.unlink(missing_ok=True)
+        address = self.spec.profile.training.rendezvous_address or hosts[0]
+        meeting = Meeting(number, address, free_port(), self._leave_at())
+        start = AttemptStart(
+            time=now(),
+            number=number,
+            submission=self.spec.submission,
+            job_id=self.job.job_id,
+            hosts=hosts,
+            processes=self.spec.nodes * self.spec.processes_per_node,
+            step=before,
+        )
+        append_record(self.files.attempts, start)
+        say(
+            f"attempt {number}: {start.processes} processes on {' '.join(hosts)}, from step {before};"
+            f" logs in {self.files.attempt_logs(number)}"
+        )
+        codes = self._wait(start_nodes(self.spec, self.command, meeting, hosts), meeting.leave_at)
+        ending = judge(self.files, number, codes, told_to_leave=bool(self.told))
+        return self._record(Attempt(start=start), self._seen_whole(ending))
+
+    def _seen_whole(self, ending: Ending) -> Ending:
+        """Return the ending as what surrounds the attempt makes of it."""
+        if ending.outcome not in ("left", "failed"):
+            return ending
+        if read_history(self.files.attempts).cancelled_submission >= self.spec.submission:
+            return Ending("cancelled", "cancelled by `retrieva cancel`")
+        if ending.outcome == "left" and self._was_interrupted:
+            return Ending("interrupted", "told to end from outside: preempted, or cancelled")
+        return ending
+
+    def _record(self, attempt: Attempt, ending: Ending) -> Ending:
+        """Write down how an attempt ended; the failure that reaches the cap stops the run."""
+        end = AttemptEnd(
+            time=now(),
+            number=attempt.start.number,
+            outcome=ending.outcome,
+            reason=redacted(ending.reason),
+            step=self.files.newest_step(),
+            rank=ending.rank,
+        )
+        mine = [
+            a
+            for a in read_history(self.files.attempts).of(self.spec.submission)
+            if a.start.number != end.number
+        ]
+        failures = failures_in_a_row([*mine, Attempt(start=attempt.start, end=end)])
+        if end.outcome in ("failed", "left") and failures >= self.spec.max_failures:
+            reason = f"{failures} attempts in a row without a new checkpoint; the last: {end.reason}"
+            end = end.model_copy(update={"outcome": "stopped", "reason": reason})
+        append_record(self.files.attempts, end)
+        if report := failure_report(self.files, end.number):
+            say(redacted(report))
+        say(f"attempt {end.number}: {end.outcome} at step {end.step}: {end.reason}")
+        return Ending(end.outcome, end.reason, end.rank)
+
+    def _wait(self, processes: Sequence[subprocess.Popen[bytes]], leave_at: float | None) -> list[int]:
+        """Wait for the nodes, tell them to leave when this process is told, and return their exit codes."""
+        passed_on, kill_at = 0, None
+        try:
+            while any(process.poll() is None for process in processes):
+                time.sleep(0.2)
+                if len(self.told) > passed_on and self._must_leave_now(leave_at):
+                    if self.told.count(signal.SIGTERM) + self.told.count(signal.SIGINT) > 1:
+                        break  # the second time means at once
+                    passed_on = len(self.told)
+                    for process in processes:
+                        if process.poll() is None:
+                            process.send_signal(signal.SIGUSR1)
+                if kill_at is None and any(process.poll() for process in processes):
+                    kill_at = time.monotonic() + _STRAGGLERS_SECONDS
+                if kill_at is not None and time.monotonic() > kill_at:
+                    break
+        finally:
+            for process in processes:
+                kill_tree(process)
+        return [process.returncode for process in processes]
+
+    def _must_leave_now(self, leave_at: float | None) -> bool:
+        """Whether a signal means now: the scheduler's reminder may come a minute too early."""
+        reminder = set(self.told) <= {signal.SIGUSR1} and self.spec.profile.scheduler == "slurm"
+        if not reminder or leave_at is None or time.time() >= leave_at:
+            return True
+        return read_history(self.files.attempts).cancelled_submission >= self.spec.submission
+
+    def _leave_at(self) -> float | None:
+        end = self.job.end()
+        return None if end is None else end - seconds(self.spec.profile.training.leave_before_end)
+
+    @property
+    def _was_interrupted(self) -> bool:
+        return bool(set(self.told) - {signal.SIGUSR1})
+
+    def _sleep(self, duration: float) -> bool:
+        """Sleep; return whether a signal came."""
+        end, told = time.monotonic() + duration, len(self.told)
+        while time.monotonic() < end and len(self.told) == told:
+            time.sleep(0.1)
+        return len(self.told) > told
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self.told.append(number)
+
+    def _close_killed(self, history: History) -> History:
+        """Write the end of an attempt that was killed together with its supervisor."""
+        if history.attempts and history.attempts[-1].end is None:
+            start = history.attempts[-1].start
+            reason = f"job {start.job_id} was killed from outside: preempted, out of time, or its node failed"
+            end = AttemptEnd(
+                time=now(),
+                number=start.number,
+                outcome="killed",
+                reason=reason,
+                step=self.files.newest_step(),
+            )
+            append_record(self.files.attempts, end)
+            say(f"attempt {start.number}: {reason}")
+            history = read_history(self.files.attempts)
+        return history
+
+    def _refusal(self, history: History) -> str | None:
+        """Return why nothing is started, where nothing is to be."""
+        if history.cancelled_submission >= self.spec.submission:
+            return "the run was cancelled; nothing is started"
+        mine = history.of(self.spec.submission)
+        if not mine:
+            return None
+        last = mine[-1]
+        if last.end is not None and (
+            last.end.outcome == "done"
+            or (last.end.outcome == "stopped" and last.start.job_id != self.job.job_id)
+        ):
+            return f"nothing is started: attempt {last.end.number} ended as {last.end.outcome}: {last.end.reason}"
+        if (killed := preemptions(mine)) >= self.spec.max_preemptions:
+            reason = f"ended from outside {killed} times; training.max_preemptions allows no more"
+            if last.end is not None and last.end.outcome != "stopped":
+                stopped = last.end.model_copy(update={"outcome": "stopped", "reason": reason, "time": now()})
+                append_record(self.files.attempts, stopped)
+            return reason
+        return None
+
+    def _chain_is_over(self, history: History) -> bool:
+        mine = history.of(self.spec.submission)
+        done = bool(mine) and mine[-1].end is not None and mine[-1].end.outcome == "done"
+        return done or history.cancelled_submission >= self.spec.submission
+
+    def _go_on_later(self) -> int:
+        """Let the scheduler start training again; return this job's exit code."""
+        if self.follow_up is not None:
+            say(f"job {self.follow_up} goes on")
+            return DONE
+        if self.spec.profile.scheduler == "local":
+            say("start the same command again to go on")
+            return REQUEUE
+        if self.job.is_ending():
+            say("the scheduler ends this job; where it does not start it again: retrieva launch")
+            return REQUEUE
+        try:
+            code = self.job.requeue()
+            say("back into the queue")
+            return code
+        except LaunchError as error:
+            say(f"cannot be requeued: {error}")
+        self._submit_next()
+        return DONE
+
+    def _submit_follow_up(self) -> None:
+        if self.spec.profile.training.goes_on == "follow_up" and self.spec.profile.scheduler != "local":
+            self._submit_next()
+
+    def _submit_next(self) -> None:
+        """Submit the same script once more, to start when this job has ended."""
+        profile = self.spec.profile
+        scheduler = scheduler_named(profile.scheduler, profile.group)
+        command = scheduler.command(self.spec.script, after_end=[self.job.job_id])
+        self.follow_up = scheduler.submit(command)
+        record = JobRecord(
+            time=now(),
+            submission=self.spec.submission,
+            kind="train",
+            scheduler=profile.scheduler,
+            job_id=self.follow_up,
+            after=[self.job.job_id],
+            nodes=self.spec.nodes,
+            script=self.spec.script.name,
+            command=command,
+        )
+        append_record(self.files.records, record)
+        say(f"job {self.follow_up} follows this one")
+
+    def _cancel_follow_up(self) -> None:
+        if self.follow_up is not None:
+            scheduler_named(self.spec.profile.scheduler).cancel([self.follow_up])
+            self.follow_up = None
+
+
+def say(text: str) -> None:
+    """Print to the job's log."""
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')} retrieva: {text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,126 @@
+"""The files of one submission of `retrieva launch`: recipe, settings, script."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
+from retrieva_pretrain.launch.run_files import RunFiles
+from retrieva_pretrain.launch.schedulers import Scheduler
+from retrieva_pretrain.launch.scripts import environment_lines, program_command, render
+from retrieva_pretrain.launch.snapshot import PROGRAM
+from retrieva_pretrain.launch.spec import JobSpec
+from retrieva_pretrain.recipe.loading import dump_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class TrainScripts:
+    """What the jobs of one submission read and run."""
+
+    recipe: Recipe
+    profile: ClusterProfile
+    scheduler: Scheduler
+    nodes: int
+    processes_per_node: int
+    number: int
+    """Of the submission, from 1; every submission keeps its files."""
+
+    @property
+    def run(self) -> RunFiles:
+        """The run's files; absolute, since jobs may start elsewhere."""
+        return RunFiles((Path(self.recipe.runs_dir) / self.recipe.name).absolute())
+
+    @property
+    def code(self) -> Path:
+        """The folder of the snapshot of the code."""
+        return self._named("code")
+
+    @property
+    def script(self) -> Path:
+        """The job's script."""
+        return self._named(f"train{self.scheduler.script_suffix}")
+
+    @cached_property
+    def files(self) -> dict[Path, str]:
+        """Every file with its content. Raises LaunchError for what no script can hold."""
+        return {
+            self._named("recipe.yaml"): dump_yaml(self.recipe),
+            self._named("job.json"): self._spec().model_dump_json(indent=1) + "\n",
+            self.script: self._script(),
+        }
+
+    def _spec(self) -> JobSpec:
+        training = self.profile.training
+        threads = training.cpus_per_process
+        if threads is None and self.profile.cpus_per_node is not None:
+            threads = max(1, self.profile.cpus_per_node // self.processes_per_node)
+        if threads is None and self.profile.gpus_per_node == 0:
+            threads = 1
+        return JobSpec(
+            run=self.run.run,
+            submission=self.number,
+            recipe=self._named("recipe.yaml"),
+            program=self.code / PROGRAM,
+            script=self.script,
+            nodes=self.nodes,
+            processes_per_node=self.processes_per_node,
+            threads=threads,
+            profile=self.profile,
+            max_failures=training.max_failures,
+            max_preemptions=training.max_preemptions,
+        )
+
+    def _script(self) -> str:
+        profile, spec = self.profile, str(self._named("job.json"))
+        program = self.code / PROGRAM
+        requeue = profile.training.goes_on == "requeue"
+        words = {"slurm": ("requeue", "no-requeue"), "grid_engine": ("y", "n"), "local": ("", "")}
+        # The supervisor needs the scheduler's commands, which a container does not hold.
+        python = "python" if profile.environment.virtual_environment else sys.executable
+        values = {
+            "job_name": f"retrieva-{self.recipe.name}",
+            "log": self.scheduler.log_path(self.run.logs, f"{self.number:03}-train", array=False),
+            "requeue": words[profile.scheduler][not requeue],
+            "nodes": self.nodes,
+            "gres": ":".join(
+                ["gpu", *([profile.gpu_type] if profile.gpu_type else []), str(profile.gpus_per_node)]
+            ),
+            "remind_seconds": max(1, seconds(profile.training.leave_before_end) // 2),
+            # srun does not take this over from the job by itself.
+            "srun_cpus": f"--cpus-per-task={profile.cpus_per_node} " if profile.cpus_per_node else "",
+            "working_directory": Path.cwd(),
+            "environment": environment_lines(profile),
+            "supervisor": [python, str(program), "job", spec],
+            "node": program_command(profile, ["node", spec], program=program, gpus=profile.gpus_per_node > 0),
+        }
+        return render(f"{self.scheduler.templates}/train_job{self.scheduler.script_suffix}", profile, values)
+
+    def _named(self, name: str) -> Path:
+        return self.run.jobs / f"{self.number:03}-{name}"
+
+
+def check_resources(profile: ClusterProfile, nodes: int) -> None:
+    """Refuse what the cluster cannot give.
+
+    Raises:
+        LaunchError: too many nodes, or a profile that does not say how long a job may take.
+    """
+    most = 1 if profile.scheduler == "local" else profile.max_nodes
+    if most is not None and nodes > most:
+        raise LaunchError(f"--nodes {nodes}: {profile.name} gives a job at most {most}")
+    if profile.scheduler != "local" and profile.walltime is None:
+        raise LaunchError(
+            f"--cluster {profile.name}: its profile has no walltime; without one nobody knows when to save"
+        )
+    if profile.scheduler == "grid_engine" and nodes > 1:
+        asked = profile.resource_type or profile.training.parallel_environment
+        if not asked:
+            raise LaunchError(
+                f"--nodes {nodes}: {profile.name} does not say how to ask for them; give resource_type (-l TYPE=N) or"
+                " training.parallel_environment (-pe NAME N)"
+            )
