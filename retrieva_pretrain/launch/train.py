@@ -137,7 +137,7 @@ def _told(scripts: TrainScripts, job: str) -> str:
     shown = _shown(run)
     processes = scripts.nodes * scripts.processes_per_node
     return (
-        f"{name}: submitted as job {job}, {processes} processes on {scripts.nodes} nodes, from step"
+        f"{name}: submitted as job {job}, {processes} processes on {scripts.nodes} node{'s' if scripts.nodes > 1 else ''}, from step"
         f" {run.newest_step():,} of {Curriculum(scripts.recipe).total_steps:,}.\n"
         f"  retrieva status {shown}\n"
         f"  retrieva logs {shown} --follow\n"

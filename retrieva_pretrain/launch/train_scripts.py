@@ -50,6 +50,7 @@ class TrainScripts:
         """Every file with its content. Raises LaunchError for what no script can hold."""
         return {
             self._named("recipe.yaml"): dump_yaml(self.recipe),
+            self._named("cluster.yaml"): dump_yaml(self.profile),
             self._named("job.json"): self._spec().model_dump_json(indent=1) + "\n",
             self.script: self._script(),
         }

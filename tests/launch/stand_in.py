@@ -1,0 +1,124 @@
+"""Training in small, without torch: the same files, signals and exit codes, in a second instead of half a minute.
+
+The launcher's tests put this in the place of a snapshot's program. `job`, `node` and `train` go through the real
+code; only what `retrieva train` does is this file's. The recipe's name says what goes wrong:
+`fails` (always), `fails-once`, `refused`, `memory`, `killed-once` (SIGKILL), `torn-once` (the second rank fails, the
+others wait for it), `hostile` (an error that holds a secret); any other trains to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+import retrieva_pretrain.cli as cli
+from retrieva_pretrain.cli import rank as rank_program
+from retrieva_pretrain.errors import RecipeError, RetrievaError
+
+SECONDS_PER_STEP = 0.1
+told: list[int] = []
+
+
+def train(recipe_file: str, leave_after: float | None) -> None:
+    recipe = yaml.safe_load(Path(recipe_file).read_text())
+    run = Path(recipe["runs_dir"]) / recipe["name"]
+    first = os.environ["RANK"] == "0"
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (run / "exit.json").unlink(missing_ok=True)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: told.append(number))
+    started, total = time.monotonic(), sum(stage["train_iters"] for stage in recipe["curriculum"])
+    step = max((int(p.name[5:]) for p in (run / "checkpoints").glob("step_*")), default=0)
+    mark = run / "went-wrong-once"
+    print(
+        f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} from step {step}, code {Path(__file__).name}"
+    )
+    while step < total:
+        time.sleep(SECONDS_PER_STEP)
+        step += 1
+        _go_wrong(recipe["name"], step, mark, first=first)
+        if first:
+            _write(run, step, total)
+        if first and (step % 10 == 0 or step == total):
+            _save(run, step)
+        if told or (leave_after is not None and time.monotonic() - started > leave_after):
+            if first:
+                _save(run, step)
+                _leave(run, 75, "signal" if told else "exit_before", step)
+            sys.exit(75)
+    if first:
+        _leave(run, 0, "done", step)
+    time.sleep(0.3)
+
+
+def _go_wrong(name: str, step: int, mark: Path, *, first: bool) -> None:
+    if step < 5:
+        return
+    if name == "refused":
+        raise RecipeError("small.yaml:3: model.num_layers: cannot be so")
+    if name == "memory":
+        raise MemoryError("CUDA out of memory. Tried to allocate 6.50 GiB")
+    if name == "fails":
+        raise ValueError("a fault that comes every time")
+    if name == "hostile":
+        raise ValueError(f"login with {os.environ['HF_TOKEN']} was refused")
+    if mark.exists():
+        return
+    if name == "fails-once":
+        if first:
+            mark.touch()
+        raise ValueError("a fault that passes")
+    if name == "torn-once":
+        if not first:
+            mark.touch()
+            raise ValueError("the cause")
+        time.sleep(1)
+        raise RuntimeError("Connection closed by peer: a consequence")
+    if name == "killed-once" and not first:
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write(run: Path, step: int, total: int) -> None:
+    line = {"kind": "train", "step": step, "stage": 0, "seq_length": 16, "loss": 5 - step / total}
+    line |= {"tokens_per_second": 1000.0, "step_seconds": SECONDS_PER_STEP, "consumed_tokens": step * 128}
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def _save(run: Path, step: int) -> None:
+    new = run / "checkpoints" / f".step_{step:07d}"
+    new.mkdir(exist_ok=True)
+    (new / "checkpoint.json").write_text("{}")
+    if not (final := run / "checkpoints" / f"step_{step:07d}").exists():
+        new.rename(final)
+
+
+def _leave(run: Path, code: int, reason: str, step: int) -> None:
+    new = run / ".exit.json"
+    new.write_text(json.dumps({"reason": reason, "step": step, "code": code, "message": ""}))
+    new.rename(run / "exit.json")
+
+
+def _command_line() -> None:
+    if sys.argv[1] != "train":
+        cli.main()
+        return
+    left = sys.argv[sys.argv.index("--exit-before") + 1] if "--exit-before" in sys.argv else None
+    hours, minutes, seconds = map(int, left.split(":")) if left else (0, 0, 0)
+    try:
+        train(sys.argv[2], (hours * 60 + minutes) * 60 + seconds if left else None)
+    except RetrievaError as error:
+        print(f"retrieva: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    rank_program.command_line = _command_line  # what a rank runs, and what `job` and `node` are
+    rank_program.main()
