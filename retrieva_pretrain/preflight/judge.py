@@ -1,0 +1,205 @@
+"""What the measurements of a preflight mean: a line a check, green or red. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Literal
+
+from retrieva_pretrain.launch.profiles import ClusterProfile
+
+Level = Literal["green", "yellow", "red", "none"]
+
+# What a run without them loses.
+_COSTS = {
+    "Transformer Engine": "no flash or fused attention: the scores of every pair of tokens are kept, layers are slower",
+    "Apex": "gradients are not added up inside the backward products",
+    "flash-attention": "Transformer Engine uses cuDNN's attention instead",
+}
+_MATMUL = (0.40, 0.55)
+"""Of the dense peak: below the first a GPU is not fit, below the second it is worth a look. Large products on healthy
+GPUs reach 60 to 80 %."""
+_COPY = (0.50, 0.70)
+_OUTLIER = (0.80, 0.90)
+"""Of the median of all GPUs."""
+_CLOCK = (1.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: `none` where it could not be made, such as for want of a GPU."""
+
+    check: str
+    level: Level
+    said: str
+
+
+def judge(
+    ranks: Sequence[dict[str, Any]], profile: ClusterProfile, *, checkpoint_bytes: int | None = None
+) -> list[Finding]:
+    """Return the findings on what all processes have measured.
+
+    Args:
+        ranks: of `measure`, by rank.
+        profile: whose peaks the rates are held against.
+        checkpoint_bytes: what the checkpoints of the recipe need, where there is one.
+    """
+    gpus = any(rank["platform"] == "cuda" for rank in ranks)
+    return [
+        _processes(ranks, profile),
+        *_versions(ranks, gpus=gpus),
+        _health(ranks, gpus=gpus),
+        _rate(ranks, "matrix product", "matmul_tflops", "TFLOP/s", profile.gpu_peak_tflops, _MATMUL, gpus=gpus),
+        _rate(ranks, "memory copy", "copy_gb_per_second", "GB/s", profile.gpu_memory_bandwidth, _COPY, gpus=gpus),
+        _all_reduce(ranks, "all-reduce in a node", "all_reduce_in_node"),
+        _all_reduce(ranks, "all-reduce of all nodes", "all_reduce_of_all"),
+        _shared_folder(ranks),
+        _clocks(ranks),
+        _corpora(ranks),
+        _disk(ranks, checkpoint_bytes),
+        _parity(ranks),
+    ]
+
+
+def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """Return findings as plain mappings."""
+    return [asdict(finding) for finding in findings]
+
+
+def _processes(ranks: Sequence[dict[str, Any]], profile: ClusterProfile) -> Finding:
+    hosts = list(dict.fromkeys(rank["host"] for rank in ranks))
+    said = f"{len(ranks)} processes on {len({rank['node'] for rank in ranks})} nodes: {' '.join(hosts)}"
+    if profile.gpus_per_node and not any(rank["platform"] == "cuda" for rank in ranks):
+        return Finding("processes", "red", f"{said}; the profile promises GPUs and torch sees none")
+    return Finding("processes", "green", said)
+
+
+def _versions(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Iterator[Finding]:
+    first = ranks[0]["versions"]
+    shown = ", ".join(f"{name} {value}" for name, value in first.items() if value)
+    drivers = {rank["gpu"]["driver"] for rank in ranks if rank.get("gpu") and "driver" in rank["gpu"]}
+    if drivers:
+        shown += f", driver {'/'.join(sorted(drivers))}"
+    others = sorted({rank["host"] for rank in ranks if rank["versions"] != first})
+    if others or len(drivers) > 1:
+        yield Finding("versions", "red", f"{shown}; others on {' '.join(others) or 'some nodes'}")
+    else:
+        yield Finding("versions", "green", shown)
+    for name, cost in _COSTS.items():
+        if name not in first:
+            yield Finding(name, "yellow" if gpus else "none", f"not installed: {cost}")
+
+
+def _health(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Finding:
+    seen = [rank for rank in ranks if rank.get("gpu")]
+    if not seen:
+        return Finding("GPU health", "yellow" if gpus else "none", "nvidia-smi says nothing" if gpus else "no GPU")
+    problems = []
+    for rank in seen:
+        gpu, where = rank["gpu"], f"{rank['host']} GPU {rank['local_rank']}"
+        if gpu.get("uncorrected_errors", "0") not in ("0", "[N/A]", "N/A"):
+            problems.append(f"{where}: {gpu['uncorrected_errors']} uncorrected memory errors")
+        if gpu.get("slowdown") == "Active":
+            problems.append(f"{where}: slowed down by the hardware (heat or power)")
+    if problems:
+        return Finding("GPU health", "red", "; ".join(problems))
+    clocks = [float(rank["gpu"]["clock"]) for rank in seen if rank["gpu"].get("clock", "").isdecimal()]
+    return Finding("GPU health", "green", f"{len(seen)} GPUs" + (f", {min(clocks):.0f} to {max(clocks):.0f} MHz" if clocks else ""))
+
+
+def _rate(
+    ranks: Sequence[dict[str, Any]],
+    check: str,
+    name: str,
+    unit: str,
+    peak: float | None,
+    limits: tuple[float, float],
+    *,
+    gpus: bool,
+) -> Finding:
+    """Hold a rate against the peak and against the other GPUs."""
+    if broken := [rank for rank in ranks if isinstance(rank[name], dict)]:
+        return Finding(check, "red", f"rank {broken[0]['rank']} on {broken[0]['host']}: {broken[0][name]['error']}")
+    values = [float(rank[name]) for rank in ranks]
+    said = f"{_span(values)} {unit}" + ("" if gpus else " (CPU, no GPU)")
+    if not gpus:
+        return Finding(check, "none", said)
+    middle, level = median(values), "green"
+    slow = []
+    for rank, value in zip(ranks, values, strict=True):
+        if value < _OUTLIER[1] * middle:
+            slow.append(f"{rank['host']} GPU {rank['local_rank']} only {value:,.0f}")
+            level = "red" if value < _OUTLIER[0] * middle or level == "red" else "yellow"
+    if peak is not None:
+        said += f", {middle / peak:.0%} of the peak {peak:,.0f}"
+        if middle < limits[0] * peak:
+            level = "red"
+        elif middle < limits[1] * peak and level == "green":
+            level = "yellow"
+    if slow:
+        said += "; slower than the others: " + ", ".join(slow)
+    return Finding(check, level, said)  # type: ignore[arg-type]
+
+
+def _all_reduce(ranks: Sequence[dict[str, Any]], check: str, name: str) -> Finding:
+    values = [float(rank[name]) for rank in ranks if rank[name] is not None]
+    if not values:
+        return Finding(check, "none", "one process" if name == "all_reduce_in_node" else "one node")
+    slow = [
+        f"{rank['host']} {rank[name]:,.2f}"
+        for rank in ranks
+        if rank["local_rank"] == 0 and rank[name] is not None and rank[name] < _OUTLIER[0] * median(values)
+    ]
+    # CPUs share their machine with others; a slow one there says nothing.
+    level: Level = "red" if slow and ranks[0]["platform"] == "cuda" else "green"
+    return Finding(check, level, f"{_span(values)} GB/s" + (f"; slower: {', '.join(slow)}" if slow else ""))
+
+
+def _shared_folder(ranks: Sequence[dict[str, Any]]) -> Finding:
+    blind = [rank["host"] for rank in ranks if "sign" in rank and not rank["sign"]["seen"]]
+    if blind:
+        return Finding("shared folder", "red", f"what the submitting machine wrote is not seen on {' '.join(blind)}")
+    return Finding("shared folder", "green", "every node sees what the submitting machine wrote")
+
+
+def _clocks(ranks: Sequence[dict[str, Any]]) -> Finding:
+    worst = max(ranks, key=lambda rank: abs(rank["clock_offset"]))
+    offset = abs(worst["clock_offset"])
+    level: Level = "red" if offset > _CLOCK[0] else "yellow" if offset > _CLOCK[1] else "green"
+    return Finding("clocks", level, f"at most {offset:.3f} s apart from the others ({worst['host']})")
+
+
+def _corpora(ranks: Sequence[dict[str, Any]]) -> Finding:
+    found = [rank for rank in ranks if "corpora" in rank]
+    if not found:
+        return Finding("corpora", "none", "no recipe was given (--recipe)")
+    for rank in found:
+        if "error" in rank["corpora"]:
+            return Finding("corpora", "red", f"{rank['host']}: {rank['corpora']['error']}")
+    rates = [rank["corpora"]["gb_per_second"] for rank in found]
+    return Finding("corpora", "green", f"sizes and indices are as built, read at {_span(rates)} GB/s a node")
+
+
+def _disk(ranks: Sequence[dict[str, Any]], needed: int | None) -> Finding:
+    free = [rank["free_bytes"] for rank in ranks if isinstance(rank.get("free_bytes"), int)]
+    if needed is None or not free:
+        return Finding("disk", "none", "no recipe was given (--recipe)")
+    said = f"{min(free) / 1e9:,.0f} GB free, the checkpoints need {needed / 1e9:,.1f} GB"
+    return Finding("disk", "green" if min(free) > needed else "red", said)
+
+
+def _parity(ranks: Sequence[dict[str, Any]]) -> Finding:
+    found = ranks[0]["parity"] or {}
+    if "skipped" in found:
+        return Finding("Transformer Engine's layer", "none", found["skipped"])
+    if "error" in found:
+        return Finding("Transformer Engine's layer", "yellow", f"could not be compared: {found['error']}")
+    said = f"differs from megatron-core's own by {found['difference']:.1%}"
+    return Finding("Transformer Engine's layer", "green" if found["good"] else "red", said)
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    digits = 0 if low >= 100 else 2
+    return f"{low:,.{digits}f}" if len(values) == 1 else f"{low:,.{digits}f} to {high:,.{digits}f}"
