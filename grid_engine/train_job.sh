@@ -31,6 +31,6 @@ if [ "${1:-}" = node ]; then
   shift
   exec {{ node | words }} "$@"
 fi
-echo "{{ job_name | as_written }}: job $JOB_ID, restarted ${RESTARTED:-0}, on $(hostname)"
+echo {{ job_name | sh }}": job $JOB_ID, restarted ${RESTARTED:-0}, on $(hostname)"
 exec {{ supervisor | words }} -- \
   {{ node | words }}

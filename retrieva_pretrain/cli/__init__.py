@@ -20,6 +20,7 @@ from retrieva_pretrain.cli.demo import demo
 from retrieva_pretrain.cli.job import job, node
 from retrieva_pretrain.cli.launch import launch
 from retrieva_pretrain.cli.plan import plan
+from retrieva_pretrain.cli.preflight import preflight, preflight_job, preflight_rank
 from retrieva_pretrain.cli.runs import cancel, logs, status
 from retrieva_pretrain.cli.train import train
 from retrieva_pretrain.errors import RetrievaError
@@ -37,12 +38,15 @@ app.add_typer(data_app, name="data")
 app.command("plan")(plan)
 app.command("train")(train)
 app.command("launch")(launch)
+app.command("preflight")(preflight)
 app.command("status")(status)
 app.command("logs")(logs)
 app.command("cancel")(cancel)
 app.command("demo")(demo)
 app.command("job", hidden=True)(job)
 app.command("node", hidden=True)(node)
+app.command("preflight-job", hidden=True)(preflight_job)
+app.command("preflight-rank", hidden=True)(preflight_rank)
 
 _FIRST_SPEAKS_SECONDS = 10
 

@@ -23,14 +23,17 @@ def main() -> None:
     folder = Path(logs)
     _write_into(rank_log(folder, int(rank)))
     _leave_when_told(folder, int(rank))
-    error: BaseException | None = None
     try:
         command_line()
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        write_end(folder, describe_end(int(rank), error))
+    except BaseException as error:
+        end = describe_end(int(rank), error)
+        if not isinstance(error, SystemExit):
+            # Python's own print would show what the message holds, tokens included.
+            sys.stderr.write(end.traceback)
+    else:
+        end = describe_end(int(rank), None)
+    write_end(folder, end)
+    sys.exit(end.code)
 
 
 def _write_into(log: Path) -> None:

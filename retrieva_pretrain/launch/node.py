@@ -52,8 +52,7 @@ def torchrun_of_node(spec: JobSpec, meeting: Meeting, node_rank: int) -> list[st
         # A restart by torchrun would also restart what has left on purpose; the supervisor tells them apart.
         "--max-restarts=0",
         str(spec.program),
-        "train",
-        str(spec.recipe),
+        *spec.arguments,
     ]
     if meeting.leave_at is not None:
         left = max(1, round(meeting.leave_at - time.time()))

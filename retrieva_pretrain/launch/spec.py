@@ -19,8 +19,10 @@ class JobSpec(BaseModel):
     run: Path
     """The run's folder; absolute, as all paths here."""
     submission: int
-    recipe: Path
+    recipe: Path | None
     """The resolved recipe, as it was when it was submitted."""
+    arguments: list[str]
+    """What torchrun's processes are: `train` and a recipe."""
     program: Path
     """The file that runs the snapshot of the code."""
     script: Path

@@ -57,52 +57,81 @@ class TrainScripts:
 
     def _spec(self) -> JobSpec:
         training = self.profile.training
-        threads = training.cpus_per_process
-        if threads is None and self.profile.cpus_per_node is not None:
-            threads = max(1, self.profile.cpus_per_node // self.processes_per_node)
-        if threads is None and self.profile.gpus_per_node == 0:
-            threads = 1
         return JobSpec(
             run=self.run.run,
             submission=self.number,
             recipe=self._named("recipe.yaml"),
+            arguments=["train", str(self._named("recipe.yaml"))],
             program=self.code / PROGRAM,
             script=self.script,
             nodes=self.nodes,
             processes_per_node=self.processes_per_node,
-            threads=threads,
+            threads=threads_of(self.profile, self.processes_per_node),
             profile=self.profile,
             max_failures=training.max_failures,
             max_preemptions=training.max_preemptions,
         )
 
     def _script(self) -> str:
-        profile, spec = self.profile, str(self._named("job.json"))
-        program = self.code / PROGRAM
-        requeue = profile.training.goes_on == "requeue"
-        words = {"slurm": ("requeue", "no-requeue"), "grid_engine": ("y", "n"), "local": ("", "")}
-        # The supervisor needs the scheduler's commands, which a container does not hold.
-        python = "python" if profile.environment.virtual_environment else sys.executable
-        values = {
-            "job_name": f"retrieva-{self.recipe.name}",
-            "log": self.scheduler.log_path(self.run.logs, f"{self.number:03}-train", array=False),
-            "requeue": words[profile.scheduler][not requeue],
-            "nodes": self.nodes,
-            "gres": ":".join(
-                ["gpu", *([profile.gpu_type] if profile.gpu_type else []), str(profile.gpus_per_node)]
-            ),
-            "remind_seconds": max(1, seconds(profile.training.leave_before_end) // 2),
-            # srun does not take this over from the job by itself.
-            "srun_cpus": f"--cpus-per-task={profile.cpus_per_node} " if profile.cpus_per_node else "",
-            "working_directory": Path.cwd(),
-            "environment": environment_lines(profile),
-            "supervisor": [python, str(program), "job", spec],
-            "node": program_command(profile, ["node", spec], program=program, gpus=profile.gpus_per_node > 0),
-        }
-        return render(f"{self.scheduler.templates}/train_job{self.scheduler.script_suffix}", profile, values)
+        return job_script(
+            self._spec(),
+            self.scheduler,
+            self._named("job.json"),
+            job_name=f"retrieva-{self.recipe.name}",
+            log=self.scheduler.log_path(self.run.logs, f"{self.number:03}-train", array=False),
+            supervisor="job",
+        )
 
     def _named(self, name: str) -> Path:
         return self.run.jobs / f"{self.number:03}-{name}"
+
+
+def job_script(
+    spec: JobSpec, scheduler: Scheduler, settings: Path, *, job_name: str, log: str, supervisor: str
+) -> str:
+    """Return the script of a job on whole nodes.
+
+    Args:
+        spec: what the job is told.
+        scheduler: whose template is filled.
+        settings: the file that `spec` is written to.
+        job_name: as the queue shows it.
+        log: where the job's own output goes.
+        supervisor: the command of this program that runs on the first node.
+    """
+    profile = spec.profile
+    words = {"slurm": ("requeue", "no-requeue"), "grid_engine": ("y", "n"), "local": ("", "")}[
+        profile.scheduler
+    ]
+    # The supervisor needs the scheduler's commands, which a container does not hold.
+    python = "python" if profile.environment.virtual_environment else sys.executable
+    node = ["node", str(settings)]
+    values = {
+        "job_name": job_name,
+        "log": log,
+        "requeue": words[profile.training.goes_on != "requeue"],
+        "nodes": spec.nodes,
+        "gres": ":".join(
+            ["gpu", *([profile.gpu_type] if profile.gpu_type else []), str(profile.gpus_per_node)]
+        ),
+        "remind_seconds": max(1, seconds(profile.training.leave_before_end) // 2),
+        # srun does not take this over from the job by itself.
+        "srun_cpus": f"--cpus-per-task={profile.cpus_per_node} " if profile.cpus_per_node else "",
+        "working_directory": Path.cwd(),
+        "environment": environment_lines(profile),
+        "supervisor": [python, str(spec.program), supervisor, str(settings)],
+        "node": program_command(profile, node, program=spec.program, gpus=profile.gpus_per_node > 0),
+    }
+    return render(f"{scheduler.templates}/train_job{scheduler.script_suffix}", profile, values)
+
+
+def threads_of(profile: ClusterProfile, processes_per_node: int) -> int | None:
+    """Return the CPU threads of a process: the profile's, or its share of the node's CPUs."""
+    if profile.training.cpus_per_process is not None:
+        return profile.training.cpus_per_process
+    if profile.cpus_per_node is not None:
+        return max(1, profile.cpus_per_node // processes_per_node)
+    return 1 if profile.gpus_per_node == 0 else None
 
 
 def check_resources(profile: ClusterProfile, nodes: int) -> None:

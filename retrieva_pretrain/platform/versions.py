@@ -14,4 +14,4 @@ def nccl_version() -> str:
     """Return NCCL's, empty where there is no CUDA."""
     if not torch.cuda.is_available():
         return ""
-    return ".".join(map(str, torch.cuda.nccl.version()))
+    return ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]

@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
+from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.profiles import ClusterProfile
+from retrieva_pretrain.planning.parameters import count_parameters
+from retrieva_pretrain.recipe.layout import padded_vocab_size
+from retrieva_pretrain.recipe.schema import Recipe
 
 Level = Literal["green", "yellow", "red", "none"]
 
@@ -50,8 +54,12 @@ def judge(
         _processes(ranks, profile),
         *_versions(ranks, gpus=gpus),
         _health(ranks, gpus=gpus),
-        _rate(ranks, "matrix product", "matmul_tflops", "TFLOP/s", profile.gpu_peak_tflops, _MATMUL, gpus=gpus),
-        _rate(ranks, "memory copy", "copy_gb_per_second", "GB/s", profile.gpu_memory_bandwidth, _COPY, gpus=gpus),
+        _rate(
+            ranks, "matrix product", "matmul_tflops", "TFLOP/s", profile.gpu_peak_tflops, _MATMUL, gpus=gpus
+        ),
+        _rate(
+            ranks, "memory copy", "copy_gb_per_second", "GB/s", profile.gpu_memory_bandwidth, _COPY, gpus=gpus
+        ),
         _all_reduce(ranks, "all-reduce in a node", "all_reduce_in_node"),
         _all_reduce(ranks, "all-reduce of all nodes", "all_reduce_of_all"),
         _shared_folder(ranks),
@@ -62,6 +70,16 @@ def judge(
     ]
 
 
+def checkpoint_bytes(recipe: Recipe) -> int:
+    """Return what the checkpoints of a recipe need, the one being written included.
+
+    Per parameter bf16 weights and Adam's fp32 master copy and two moments: 2 + 4 + 4 + 4 bytes.
+    """
+    vocab_size = Tokenizer(recipe.tokenizer.model).vocab_size
+    padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
+    return (recipe.checkpoint.keep + 1) * 14 * count_parameters(recipe.model, padded).total
+
+
 def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
     """Return findings as plain mappings."""
     return [asdict(finding) for finding in findings]
@@ -69,7 +87,8 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
 
 def _processes(ranks: Sequence[dict[str, Any]], profile: ClusterProfile) -> Finding:
     hosts = list(dict.fromkeys(rank["host"] for rank in ranks))
-    said = f"{len(ranks)} processes on {len({rank['node'] for rank in ranks})} nodes: {' '.join(hosts)}"
+    nodes = len({rank["node"] for rank in ranks})
+    said = f"{len(ranks)} processes on {nodes} node{'s' if nodes > 1 else ''}: {' '.join(hosts)}"
     if profile.gpus_per_node and not any(rank["platform"] == "cuda" for rank in ranks):
         return Finding("processes", "red", f"{said}; the profile promises GPUs and torch sees none")
     return Finding("processes", "green", said)
@@ -94,7 +113,9 @@ def _versions(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Iterator[Findin
 def _health(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Finding:
     seen = [rank for rank in ranks if rank.get("gpu")]
     if not seen:
-        return Finding("GPU health", "yellow" if gpus else "none", "nvidia-smi says nothing" if gpus else "no GPU")
+        return Finding(
+            "GPU health", "yellow" if gpus else "none", "nvidia-smi says nothing" if gpus else "no GPU"
+        )
     problems = []
     for rank in seen:
         gpu, where = rank["gpu"], f"{rank['host']} GPU {rank['local_rank']}"
@@ -105,7 +126,11 @@ def _health(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Finding:
     if problems:
         return Finding("GPU health", "red", "; ".join(problems))
     clocks = [float(rank["gpu"]["clock"]) for rank in seen if rank["gpu"].get("clock", "").isdecimal()]
-    return Finding("GPU health", "green", f"{len(seen)} GPUs" + (f", {min(clocks):.0f} to {max(clocks):.0f} MHz" if clocks else ""))
+    return Finding(
+        "GPU health",
+        "green",
+        f"{len(seen)} GPUs" + (f", {min(clocks):.0f} to {max(clocks):.0f} MHz" if clocks else ""),
+    )
 
 
 def _rate(
@@ -120,7 +145,9 @@ def _rate(
 ) -> Finding:
     """Hold a rate against the peak and against the other GPUs."""
     if broken := [rank for rank in ranks if isinstance(rank[name], dict)]:
-        return Finding(check, "red", f"rank {broken[0]['rank']} on {broken[0]['host']}: {broken[0][name]['error']}")
+        return Finding(
+            check, "red", f"rank {broken[0]['rank']} on {broken[0]['host']}: {broken[0][name]['error']}"
+        )
     values = [float(rank[name]) for rank in ranks]
     said = f"{_span(values)} {unit}" + ("" if gpus else " (CPU, no GPU)")
     if not gpus:
@@ -159,8 +186,14 @@ def _all_reduce(ranks: Sequence[dict[str, Any]], check: str, name: str) -> Findi
 def _shared_folder(ranks: Sequence[dict[str, Any]]) -> Finding:
     blind = [rank["host"] for rank in ranks if "sign" in rank and not rank["sign"]["seen"]]
     if blind:
-        return Finding("shared folder", "red", f"what the submitting machine wrote is not seen on {' '.join(blind)}")
-    return Finding("shared folder", "green", "every node sees what the submitting machine wrote")
+        return Finding(
+            "shared folder",
+            "red",
+            f"what the submitting machine wrote cannot be seen, or nothing be written, on {' '.join(blind)}",
+        )
+    return Finding(
+        "shared folder", "green", "every node sees what the submitting machine wrote, and may write there"
+    )
 
 
 def _clocks(ranks: Sequence[dict[str, Any]]) -> Finding:

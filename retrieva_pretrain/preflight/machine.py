@@ -65,10 +65,12 @@ def gpu_health(local_rank: int) -> dict[str, str] | None:
 
 
 def leave_a_sign(folder: Path, token: str) -> dict[str, Any]:
-    """Look for the file that the submitting machine has written, and write one for the other nodes to see."""
+    """Look for the file that the submitting machine has written, and see whether this node may write there."""
     try:
         seen = (folder / "token").read_text(encoding="utf-8") == token
-        (folder / f"seen-by-{socket.gethostname()}-{os.environ.get('RANK', '0')}").write_text(token, encoding="utf-8")
+        (folder / f"seen-by-{socket.gethostname()}-{os.environ.get('RANK', '0')}").write_text(
+            token, encoding="utf-8"
+        )
     except OSError as error:
         return {"seen": False, "error": str(error)}
     return {"seen": seen}

@@ -77,7 +77,12 @@ def _together(talk: Any) -> Measures:
     offset = rates.clock_offsets(talk)[dist.get_rank()]
     parity = _tried(layer_parity) if dist.get_rank() == 0 else None
     dist.barrier(group=talk)
-    return {"all_reduce_in_node": within, "all_reduce_of_all": between, "clock_offset": offset, "parity": parity}
+    return {
+        "all_reduce_in_node": within,
+        "all_reduce_of_all": between,
+        "clock_offset": offset,
+        "parity": parity,
+    }
 
 
 def _corpora(recipe: Recipe) -> Measures:
@@ -98,5 +103,3 @@ def _tried(work: Callable[[], Any]) -> Any:
     except (RuntimeError, OSError, ImportError, TypeError, ValueError, AttributeError) as error:
         first = str(error).splitlines()[0] if str(error) else ""
         return {"error": f"{type(error).__name__}: {first}"}
-
-

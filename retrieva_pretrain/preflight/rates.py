@@ -41,7 +41,9 @@ def all_reduce_gb_per_second(group: Any = None) -> float | None:
     if n < 2:
         return None
     machine = platform.current()
-    tensor = torch.ones(2**26 if machine.name == "cuda" else 2**20, dtype=torch.float32, device=machine.device())
+    tensor = torch.ones(
+        2**26 if machine.name == "cuda" else 2**20, dtype=torch.float32, device=machine.device()
+    )
     rounds = 10
     for _ in range(2):
         dist.all_reduce(tensor, group=group)

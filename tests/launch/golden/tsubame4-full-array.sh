@@ -13,6 +13,7 @@
 #$ -p -4
 set -eo pipefail
 cd /work
+export CUDA_DEVICE_MAX_CONNECTIONS=1
 # Outside an array Grid Engine sets the word "undefined".
 share="${SGE_TASK_ID:-undefined}"
 [ "$share" != undefined ] || { echo "this script is for an array: qsub -t 1-12" >&2; exit 1; }

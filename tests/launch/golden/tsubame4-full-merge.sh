@@ -12,5 +12,6 @@
 #$ -p -4
 set -eo pipefail
 cd /work
+export CUDA_DEVICE_MAX_CONNECTIONS=1
 echo "merge on $(hostname), job $JOB_ID, restarted ${RESTARTED:-0}"
 exec apptainer exec --bind /gs --bind '/a b' '/gs/my image.sif' python3 -m retrieva_pretrain data merge /data/out/.ja_cc.jobs/003-corpus.yaml --output /data/out

@@ -9,6 +9,7 @@
 #$ -l node_q=1
 set -eo pipefail
 cd /work
+export CUDA_DEVICE_MAX_CONNECTIONS=1
 source /shared/venv/bin/activate
 # Outside an array Grid Engine sets the word "undefined".
 share="${SGE_TASK_ID:-undefined}"

@@ -1,0 +1,119 @@
+"""`retrieva preflight`, and what its jobs run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def preflight(
+    cluster: Annotated[str, typer.Option("--cluster", help="A profile's name or YAML file.")] = "local",
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes to look at.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="Processes of a node, instead of the profile's.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="A recipe, whose corpora and checkpoints are looked at too."),
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value: a change to the profile.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where it keeps its files; every node must see it.")
+    ] = Path("preflight"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show script and command, submit nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a cluster's nodes in minutes, before a run takes hours of them; exit 1 where something is red.
+
+    Example: retrieva preflight --cluster my-cluster.yaml --nodes 4 --recipe recipes/retrievabert-1.3b.yaml
+    """
+    from retrieva_pretrain.launch.preflight import (
+        plan_preflight,
+        rehearsed,
+        submit_preflight,
+        wait_for_result,
+    )
+    from retrieva_pretrain.launch.profiles import load_profile
+    from retrieva_pretrain.recipe.loading import load_yaml
+    from retrieva_pretrain.recipe.schema import Recipe
+
+    profile = load_profile(cluster, change or [])
+    chosen = load_yaml(Recipe, recipe) if recipe is not None else None
+    where = folder / f"{profile.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    planned = plan_preflight(profile, where, nodes=nodes, processes=processes, recipe=chosen)
+    if dry_run:
+        typer.echo(rehearsed(planned))
+        return
+    job = submit_preflight(planned)
+    typer.echo(f"preflight of {profile.name}, job {job}; files in {where}", err=True)
+    result = wait_for_result(planned, job, lambda text: typer.echo(text, err=True))
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
+    else:
+        _show(result)
+    if "failure" in result or any(finding["level"] == "red" for finding in result["findings"]):
+        raise typer.Exit(1)
+
+
+def preflight_job(spec: Path, command: list[str]) -> None:
+    """Supervise the job of a preflight."""
+    from retrieva_pretrain.launch.preflight import run_preflight_job
+    from retrieva_pretrain.launch.schedulers.inside import inside
+    from retrieva_pretrain.launch.spec import read_spec
+
+    settings = read_spec(spec)
+    raise typer.Exit(run_preflight_job(settings, command, inside(settings.profile)))
+
+
+def preflight_rank(spec: Path) -> None:
+    """Be one process of a preflight."""
+    from retrieva_pretrain.launch.spec import read_spec
+    from retrieva_pretrain.platform.quiet import quiet_upstream
+    from retrieva_pretrain.recipe.loading import load_yaml
+    from retrieva_pretrain.recipe.schema import Recipe
+
+    settings = read_spec(spec)
+    recipe = load_yaml(Recipe, settings.recipe) if settings.recipe is not None else None
+    quiet_upstream()
+    from data_prep.whole_files import write_whole
+    from retrieva_pretrain.launch.preflight import RESULT
+    from retrieva_pretrain.preflight.judge import as_json, checkpoint_bytes, judge
+    from retrieva_pretrain.preflight.measure import measure
+
+    token = (settings.run / "token").read_text(encoding="utf-8") if (settings.run / "token").exists() else ""
+    ranks = measure(settings.run, token, recipe)
+    if ranks is not None:
+        needed = checkpoint_bytes(recipe) if recipe is not None else None
+        findings = judge(ranks, settings.profile, checkpoint_bytes=needed)
+        result = {"cluster": settings.profile.name, "findings": as_json(findings), "ranks": ranks}
+        write_whole(settings.run / RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if "failure" in result:
+        typer.echo(f"red: the measurement itself failed\n{result['failure']}")
+        return
+    colours = {"green": "green", "yellow": "yellow", "red": "bold red", "none": "dim"}
+    table = Table(
+        "check", "", "what was found", title=f"Preflight of {result['cluster']}", title_justify="left"
+    )
+    for finding in result["findings"]:
+        level = finding["level"]
+        table.add_row(
+            Text(finding["check"]),
+            Text("-" if level == "none" else level, colours[level]),
+            Text(finding["said"]),
+        )
+    Console().print(table)
