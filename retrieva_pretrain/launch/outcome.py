@@ -97,6 +97,8 @@ def _of_no_words(logs: Path, codes: list[int], *, told_to_leave: bool) -> Ending
         if found := _ROOT_CAUSE.search(text):
             rank, code = int(found[1]), int(found[2])
             break
+    if code == REQUEUE:
+        return Ending("left", "left before its time was up", rank)
     if any(map(_KERNEL_OUT_OF_MEMORY.search, texts)):
         return Ending("stopped", "the node's memory did not suffice: the kernel has killed a process", rank)
     if rank is not None and code is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,3 +53,16 @@ def small_recipe(tmp_path: Path) -> Callable[..., Recipe]:
         return load_yaml(Recipe, file, [f"name={name}", f"runs_dir={tmp_path}/runs", stage])
 
     return make
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Waits until something is so; fails naming it where it does not come."""
+
+    def wait(what: str, is_so: Callable[[], bool], seconds: float = 90) -> None:
+        end = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for: {what}"
+            time.sleep(0.2)
+
+    return wait

@@ -20,6 +20,7 @@ import yaml
 import retrieva_pretrain.cli as cli
 from retrieva_pretrain.cli import rank as rank_program
 from retrieva_pretrain.errors import RecipeError, RetrievaError
+from retrieva_pretrain.launch.node import LOGS_VARIABLE
 
 SECONDS_PER_STEP = 0.1
 told: list[int] = []
@@ -35,14 +36,13 @@ def train(recipe_file: str, leave_after: float | None) -> None:
         signal.signal(number, lambda number, frame: told.append(number))
     started, total = time.monotonic(), sum(stage["train_iters"] for stage in recipe["curriculum"])
     step = max((int(p.name[5:]) for p in (run / "checkpoints").glob("step_*")), default=0)
-    mark = run / "went-wrong-once"
     print(
         f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} from step {step}, code {Path(__file__).name}"
     )
     while step < total:
         time.sleep(SECONDS_PER_STEP)
         step += 1
-        _go_wrong(recipe["name"], step, mark, first=first)
+        _go_wrong(recipe["name"], step, first=first)
         if first:
             _write(run, step, total)
         if first and (step % 10 == 0 or step == total):
@@ -57,7 +57,7 @@ def train(recipe_file: str, leave_after: float | None) -> None:
     time.sleep(0.3)
 
 
-def _go_wrong(name: str, step: int, mark: Path, *, first: bool) -> None:
+def _go_wrong(name: str, step: int, *, first: bool) -> None:
     if step < 5:
         return
     if name == "refused":
@@ -68,20 +68,16 @@ def _go_wrong(name: str, step: int, mark: Path, *, first: bool) -> None:
         raise ValueError("a fault that comes every time")
     if name == "hostile":
         raise ValueError(f"login with {os.environ['HF_TOKEN']} was refused")
-    if mark.exists():
+    if not os.environ[LOGS_VARIABLE].endswith("0001"):
         return
     if name == "fails-once":
-        if first:
-            mark.touch()
         raise ValueError("a fault that passes")
     if name == "torn-once":
         if not first:
-            mark.touch()
             raise ValueError("the cause")
         time.sleep(1)
         raise RuntimeError("Connection closed by peer: a consequence")
     if name == "killed-once" and not first:
-        mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
