@@ -37,6 +37,7 @@ FORBIDDEN = {
     "retrieva_pretrain/training": SCHEDULERS | {"retrieva_pretrain.cli", "retrieva_pretrain.report"},
     "retrieva_pretrain/launch": ENGINE
     | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "cli")},
+    "retrieva_pretrain/preflight": {f"retrieva_pretrain.{p}" for p in ("training", "model", "cli", "report")},
     "retrieva_pretrain/report": ENGINE
     | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "cli")},
 }
@@ -83,6 +84,17 @@ def test_only_the_platform_asks_whether_there_is_cuda() -> None:
         ["plan", "--help"],
         ["plan", str(REPOSITORY / "recipes" / "retrievabert-1.3b.yaml")],
         ["train", "--help"],
+        [
+            "launch",
+            str(REPOSITORY / "recipes" / "retrievabert-1.3b.yaml"),
+            "--cluster",
+            "slurm-h100",
+            "--dry-run",
+        ],
+        ["status", "--help"],
+        ["logs", "--help"],
+        ["cancel", "--help"],
+        ["preflight", "--cluster", "tsubame4", "--nodes", "2", "--dry-run"],
         ["data", "build", "--help"],
     ],
 )

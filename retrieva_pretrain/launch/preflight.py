@@ -17,7 +17,7 @@ from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.launch.node import Meeting
 from retrieva_pretrain.launch.nodes import start_nodes
 from retrieva_pretrain.launch.outcome import failure_report, judge
-from retrieva_pretrain.launch.profiles import ClusterProfile
+from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
 from retrieva_pretrain.launch.records import now
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import Scheduler, scheduler_named
@@ -79,7 +79,7 @@ def plan_preflight(
     check_resources(profile, nodes)
     changes: dict[str, Any] = {"training": profile.training.model_copy(update={"goes_on": "follow_up"})}
     if profile.scheduler != "local":
-        changes["walltime"] = WALLTIME
+        changes["walltime"] = min(profile.max_walltime or WALLTIME, WALLTIME, key=seconds)
     profile = profile.model_copy(update=changes)
     per_node = processes or profile.processes_per_node
     folder = folder.absolute()

@@ -13,6 +13,7 @@ from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.launch.attempts import read_history
 from retrieva_pretrain.launch.cancel import cancel_run
 from retrieva_pretrain.launch.logs import last_words
+from retrieva_pretrain.launch.preflight import plan_preflight, submit_preflight, wait_for_result
 from retrieva_pretrain.launch.profiles import ClusterProfile, load_profile
 from retrieva_pretrain.launch.records import read_records
 from retrieva_pretrain.launch.run_files import RunFiles
@@ -210,3 +211,17 @@ def test_a_job_that_waits_is_shown_with_its_reason_and_leaves_the_queue_when_can
     assert "pending (JobHeldUser" in status.reason
     cancel_run(launched.run)
     assert run_status(launched.run).state == "cancelled"
+
+
+@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
+def test_a_preflight_measures_the_nodes_of_a_cluster(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    request.getfixturevalue(kind)
+    nodes = 2 if kind == "slurm" else 1
+    planned = plan_preflight(profile_of(kind), tmp_path / "preflight", nodes=nodes)
+    result = wait_for_result(planned, submit_preflight(planned), print)
+    levels = {finding["check"]: finding["level"] for finding in result["findings"]}
+    assert "red" not in levels.values(), result["findings"]
+    assert {rank["node"] for rank in result["ranks"]} == set(range(nodes))
+    assert levels["all-reduce of all nodes"] == ("green" if nodes == 2 else "none")

@@ -1,0 +1,160 @@
+"""A preflight finds what would cost hours, names the node at fault, and runs whole on a machine without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieva_pretrain.launch.profiles import load_profile
+from retrieva_pretrain.preflight.judge import Finding, judge
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROFILE = load_profile("slurm-h100")
+
+
+def eight_gpus() -> list[dict[str, Any]]:
+    """What two nodes of four healthy H100 would measure."""
+    rank = {
+        "platform": "cuda",
+        "versions": {
+            "Python": "3.11.7",
+            "torch": "2.8",
+            "Transformer Engine": "2",
+            "Apex": "1",
+            "flash-attention": "2",
+        },
+        "matmul_tflops": 680.0,
+        "copy_gb_per_second": 2900.0,
+        "gpu": {"driver": "550", "uncorrected_errors": "0", "slowdown": "Not Active", "clock": "1755"},
+        "all_reduce_in_node": 300.0,
+        "all_reduce_of_all": 150.0,
+        "clock_offset": 0.002,
+        "parity": None,
+    }
+    ranks = []
+    for number in range(8):
+        node, local_rank = divmod(number, 4)
+        mine = deepcopy(rank) | {"rank": number, "local_rank": local_rank, "node": node, "host": f"n{node}"}
+        if local_rank == 0:
+            mine |= {
+                "sign": {"seen": True},
+                "free_bytes": 10**13,
+                "corpora": {"gb_per_second": 1.5, "bytes": 1},
+            }
+        ranks.append(mine)
+    ranks[0]["parity"] = {"difference": 0.004, "good": True}
+    return ranks
+
+
+def by_check(ranks: list[dict[str, Any]], **more: Any) -> dict[str, Finding]:
+    return {finding.check: finding for finding in judge(ranks, PROFILE, **more)}
+
+
+def test_healthy_nodes_are_green() -> None:
+    found = by_check(eight_gpus(), checkpoint_bytes=10**11)
+    assert {finding.level for finding in found.values()} == {"green"}
+    assert found["matrix product"].said == "680 to 680 TFLOP/s, 69% of the peak 989"
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "level", "said"),
+    [
+        ({"matmul_tflops": 400.0}, "matrix product", "red", "n1 GPU 1 only 400"),
+        ({"matmul_tflops": 590.0}, "matrix product", "yellow", "n1 GPU 1 only 590"),
+        (
+            {"matmul_tflops": {"error": "RuntimeError: CUDA error"}},
+            "matrix product",
+            "red",
+            "rank 5 on n1: RuntimeError",
+        ),
+        ({"copy_gb_per_second": 900.0}, "memory copy", "red", "n1 GPU 1 only 900"),
+        ({"versions": {"Python": "3.12"}}, "versions", "red", "others on n1"),
+        (
+            {"gpu": {"driver": "550", "uncorrected_errors": "3"}},
+            "GPU health",
+            "red",
+            "n1 GPU 1: 3 uncorrected",
+        ),
+        ({"gpu": {"driver": "550", "slowdown": "Active"}}, "GPU health", "red", "n1 GPU 1: slowed down"),
+        ({"gpu": {"driver": "535"}}, "versions", "red", "driver 535/550"),
+        ({"clock_offset": -3.0}, "clocks", "red", "3.000 s apart from the others (n1)"),
+        ({"clock_offset": 0.5}, "clocks", "yellow", "(n1)"),
+        ({"sign": {"seen": False}}, "shared folder", "red", "on n1"),
+        (
+            {"corpora": {"error": "there is no corpus data/x"}},
+            "corpora",
+            "red",
+            "n1: there is no corpus data/x",
+        ),
+        ({"free_bytes": 10**9}, "disk", "red", "1 GB free, the checkpoints need 100.0 GB"),
+    ],
+)
+def test_what_is_wrong_with_one_process_is_found_and_its_node_named(
+    changes: dict[str, Any], check: str, level: str, said: str
+) -> None:
+    ranks = eight_gpus()
+    ranks[5] |= changes
+    found = by_check(ranks, checkpoint_bytes=10**11)
+    assert found[check].level == level
+    assert said in found[check].said
+    assert {f.level for name, f in found.items() if name != check} == {"green"}
+
+
+def test_slow_everywhere_is_held_against_the_peak_and_what_is_missing_is_said_with_its_cost() -> None:
+    ranks = eight_gpus()
+    for rank in ranks:
+        rank["matmul_tflops"] = 300.0
+        del rank["versions"]["Transformer Engine"]
+    found = by_check(ranks)
+    assert found["matrix product"].level == "red"
+    assert "30% of the peak" in found["matrix product"].said
+    assert found["Transformer Engine"].level == "yellow"
+    assert "no flash or fused attention" in found["Transformer Engine"].said
+
+
+def test_a_node_without_its_gpus_is_red() -> None:
+    ranks = [rank | {"platform": "cpu", "gpu": None} for rank in eight_gpus()]
+    assert by_check(ranks)["processes"].level == "red"
+
+
+@pytest.mark.engine
+def test_a_machine_without_a_gpu_is_measured_whole(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "retrieva_pretrain", "preflight", "--processes", "2", "--json"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    levels = {finding["check"]: finding["level"] for finding in result["findings"]}
+    assert levels["GPU health"] == levels["matrix product"] == "none"
+    assert levels["shared folder"] == levels["clocks"] == levels["all-reduce in a node"] == "green"
+    assert [rank["rank"] for rank in result["ranks"]] == [0, 1]
+    assert all(rank["matmul_tflops"] > 0 and rank["copy_gb_per_second"] > 0 for rank in result["ranks"])
+
+
+@pytest.mark.slow
+def test_a_corpus_that_is_not_there_is_red_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    recipe = REPOSITORY / "tests" / "recipe" / "small.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "retrieva_pretrain", "preflight", "--recipe", str(recipe)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "red" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
