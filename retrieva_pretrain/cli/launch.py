@@ -29,6 +29,16 @@ def launch(
         list[str] | None,
         typer.Option("--set", help="key.path=value: a change to the profile, such as walltime=01:00:00."),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            min=1,
+            max=1000,
+            help="Jobs to submit at once, each after the one before: where a job can neither be requeued nor submit"
+            " another.",
+        ),
+    ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show script and command, submit nothing.")
     ] = False,
@@ -51,7 +61,9 @@ def launch(
     chosen = load_yaml(Recipe, recipe, overrides or [])
     if not dry_run:
         _refuse_what_cannot_train(chosen)
-    launched = launch_run(chosen, profile, nodes=nodes, processes_per_node=processes, dry_run=dry_run)
+    launched = launch_run(
+        chosen, profile, nodes=nodes, processes_per_node=processes, jobs=jobs, dry_run=dry_run
+    )
     typer.echo(launched.message)
     if profile.scheduler == "local" and not dry_run and not detach:
         from retrieva_pretrain.launch.watch import stay_until_the_end

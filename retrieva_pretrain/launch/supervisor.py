@@ -29,7 +29,7 @@ from retrieva_pretrain.launch.nodes import start_nodes
 from retrieva_pretrain.launch.outcome import Ending, failure_report, judge
 from retrieva_pretrain.launch.profiles import seconds
 from retrieva_pretrain.launch.rank_end import redacted
-from retrieva_pretrain.launch.records import JobRecord, append_record, held, now
+from retrieva_pretrain.launch.records import JobRecord, append_record, held, now, read_records
 from retrieva_pretrain.launch.schedulers import scheduler_named
 from retrieva_pretrain.launch.schedulers.inside import Inside
 from retrieva_pretrain.launch.spec import JobSpec
@@ -63,7 +63,7 @@ class Supervisor:
             if (refusal := self._refusal(history)) is not None:
                 say(refusal)
                 return DONE if self._chain_is_over(history) else FAILED
-            self._submit_follow_up()
+            self._prepare_follow_up()
             return self._train()
 
     def _train(self) -> int:
@@ -250,17 +250,24 @@ class Supervisor:
         if self.job.is_ending():
             say("the scheduler ends this job; where it does not start it again: retrieva launch")
             return REQUEUE
-        try:
-            code = self.job.requeue()
-            say("back into the queue")
-            return code
-        except LaunchError as error:
-            say(f"cannot be requeued: {error}")
+        if self.spec.profile.training.goes_on == "requeue":
+            try:
+                code = self.job.requeue()
+                say("back into the queue")
+                return code
+            except LaunchError as error:
+                say(f"cannot be requeued: {error}")
         self._submit_next()
-        return DONE
+        return DONE if self.follow_up is not None else REQUEUE
 
-    def _submit_follow_up(self) -> None:
-        if self.spec.profile.training.goes_on == "follow_up" and self.spec.profile.scheduler != "local":
+    def _prepare_follow_up(self) -> None:
+        """See to it that a job waits for the end of this one, where the site allows no requeue."""
+        if self.spec.profile.training.goes_on != "follow_up" or self.spec.profile.scheduler == "local":
+            return
+        waiting = [r.job_id for r in read_records(self.files.records) if self.job.job_id in r.after]
+        if waiting:
+            self.follow_up = waiting[-1]
+        else:
             self._submit_next()
 
     def _submit_next(self) -> None:
@@ -268,7 +275,13 @@ class Supervisor:
         profile = self.spec.profile
         scheduler = scheduler_named(profile.scheduler, profile.group)
         command = scheduler.command(self.spec.script, after_end=[self.job.job_id])
-        self.follow_up = scheduler.submit(command)
+        try:
+            self.follow_up = scheduler.submit(command)
+        except LaunchError as error:
+            say(
+                f"no job can be submitted from inside a job here; when this one has ended: retrieva launch ({error})"
+            )
+            return
         record = JobRecord(
             time=now(),
             submission=self.spec.submission,
@@ -284,9 +297,16 @@ class Supervisor:
         say(f"job {self.follow_up} follows this one")
 
     def _cancel_follow_up(self) -> None:
-        if self.follow_up is not None:
-            scheduler_named(self.spec.profile.scheduler).cancel([self.follow_up])
-            self.follow_up = None
+        """Take the jobs that would come after this one out of the queue; those that stay find nothing to do."""
+        if self.follow_up is None:
+            return
+        records = [r for r in read_records(self.files.records) if r.submission == self.spec.submission]
+        jobs = [record.job_id for record in records]
+        try:
+            scheduler_named(self.spec.profile.scheduler).cancel(jobs[jobs.index(self.follow_up) :])
+        except LaunchError as error:
+            say(f"job {self.follow_up} will find nothing to do; it cannot be cancelled from here: {error}")
+        self.follow_up = None
 
 
 def say(text: str) -> None:

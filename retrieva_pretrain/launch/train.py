@@ -37,6 +37,7 @@ def launch_run(
     *,
     nodes: int = 1,
     processes_per_node: int | None = None,
+    jobs: int = 1,
     dry_run: bool = False,
 ) -> Launched:
     """Submit the training of a recipe, from its newest checkpoint to its end.
@@ -46,6 +47,8 @@ def launch_run(
         profile: the cluster.
         nodes: nodes of the job; a run may go on with another number.
         processes_per_node: instead of the profile's.
+        jobs: so many jobs at once, each of which waits for the end of the one before: for sites where a job can
+            neither be requeued nor submit another. Those that are not needed leave the queue.
         dry_run: submit and write nothing; the message holds the files and the command.
 
     Raises:
@@ -53,6 +56,8 @@ def launch_run(
         RecipeError: the recipe does not fit the number of processes.
     """
     check_resources(profile, nodes)
+    if jobs > 1:
+        profile = _as_a_chain(profile)
     processes = processes_per_node or profile.processes_per_node
     stage_layouts(recipe, nodes * processes)
     scripts = _scripts(recipe, profile, nodes, processes)
@@ -69,20 +74,37 @@ def launch_run(
         snapshot_code(scripts.code)
         for path, text in scripts.files.items():
             write_whole(path, text.encode())
-        command = scripts.scheduler.command(scripts.script)
-        job = scripts.scheduler.submit(command)
-        record = JobRecord(
-            time=now(),
-            submission=scripts.number,
-            kind="train",
-            scheduler=profile.scheduler,
-            job_id=job,
-            nodes=nodes,
-            script=scripts.script.name,
-            command=command,
-        )
-        append_record(run.records, record)
-    return Launched(run, job, _told(scripts, job))
+        submitted: list[str] = []
+        for _ in range(jobs):
+            submitted.append(_submit(scripts, after=submitted[-1:]))
+    return Launched(run, submitted[0], _told(scripts, submitted))
+
+
+def _submit(scripts: TrainScripts, *, after: list[str]) -> str:
+    """Submit a job and record it; return its id."""
+    command = scripts.scheduler.command(scripts.script, after_end=after)
+    job = scripts.scheduler.submit(command)
+    record = JobRecord(
+        time=now(),
+        submission=scripts.number,
+        kind="train",
+        scheduler=scripts.profile.scheduler,
+        job_id=job,
+        after=after,
+        nodes=scripts.nodes,
+        script=scripts.script.name,
+        command=command,
+    )
+    append_record(scripts.run.records, record)
+    return job
+
+
+def _as_a_chain(profile: ClusterProfile) -> ClusterProfile:
+    """Return a profile whose jobs are followed by others."""
+    if profile.scheduler == "local":
+        raise LaunchError("--jobs: this machine has no queue; one job trains until the recipe is done")
+    training = profile.training.model_copy(update={"goes_on": "follow_up"})
+    return profile.model_copy(update={"training": training})
 
 
 def refuse_what_runs(run: RunFiles) -> None:
@@ -132,12 +154,12 @@ def _rehearsed(scripts: TrainScripts) -> str:
     return "\n".join([*parts, "A dry run: nothing was written or submitted."])
 
 
-def _told(scripts: TrainScripts, job: str) -> str:
+def _told(scripts: TrainScripts, jobs: list[str]) -> str:
     run, name = scripts.run, scripts.recipe.name
     shown = _shown(run)
     processes = scripts.nodes * scripts.processes_per_node
     return (
-        f"{name}: submitted as job {job}, {processes} processes on {scripts.nodes} node{'s' if scripts.nodes > 1 else ''}, from step"
+        f"{name}: submitted as job {', '.join(jobs)}, {processes} processes on {scripts.nodes} node{'s' if scripts.nodes > 1 else ''}, from step"
         f" {run.newest_step():,} of {Curriculum(scripts.recipe).total_steps:,}.\n"
         f"  retrieva status {shown}\n"
         f"  retrieva logs {shown} --follow\n"

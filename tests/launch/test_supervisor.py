@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,12 @@ from retrieva_pretrain.launch.cancel import cancel_run
 from retrieva_pretrain.launch.logs import last_words
 from retrieva_pretrain.launch.profiles import load_profile
 from retrieva_pretrain.launch.run_files import RunFiles
+from retrieva_pretrain.launch.schedulers.grid_engine import GridEngine
 from retrieva_pretrain.launch.schedulers.local import Local
-from retrieva_pretrain.launch.snapshot import snapshot_code
+from retrieva_pretrain.launch.snapshot import PROGRAM, snapshot_code
 from retrieva_pretrain.launch.status import run_status
 from retrieva_pretrain.launch.train import active_jobs, launch_run
+from retrieva_pretrain.launch.train_scripts import TrainScripts
 from retrieva_pretrain.launch.watch import stay_until_the_end
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -142,6 +145,44 @@ def _grows(run: RunFiles, lines: int) -> bool:
     before = run.metrics.stat().st_size
     time.sleep(1.5)
     return run.metrics.stat().st_size > before
+
+
+@pytest.mark.slow
+def test_nodes_of_grid_engine_are_reached_by_the_remote_shell_with_the_jobs_own_script(
+    small_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """No qrsh here: a shell that does with its words what ssh does. Without the scheduler, its variables are set."""
+    remote = tmp_path / "remote shell"
+    remote.write_text('#!/bin/bash\necho "$1" >> "$(dirname "$0")/reached"; shift; exec bash -c "$*"\n')
+    remote.chmod(0o755)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("first 1 q@first UNDEFINED\nsecond 1 q@second UNDEFINED\n")
+    changes = [
+        f"environment_variables={{PYTHONPATH: {REPOSITORY}}}",
+        f"training={{processes_per_node: 1, rendezvous_address: 127.0.0.1, remote_shell: ['{remote}']}}",
+    ]
+    scripts = TrainScripts(
+        small_recipe("torn-once"), load_profile("tsubame4", changes), GridEngine(), 2, 1, number=1
+    )
+    shutil.copy(Path(__file__).parent / "stand_in.py", _made(scripts.code) / PROGRAM)
+    for path, text in scripts.files.items():
+        path.write_text(text)
+    done = subprocess.run(
+        ["bash", scripts.script],
+        env={**os.environ, "JOB_ID": "7", "PE_HOSTFILE": str(hosts)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == DONE, done.stdout + done.stderr
+    assert [row[0] for row in ends(scripts.run)] == ["failed", "done"]
+    assert (tmp_path / "reached").read_text().split() == ["second", "second"]
+    assert "rank 1 failed first" in done.stdout
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
 
 
 @pytest.mark.slow

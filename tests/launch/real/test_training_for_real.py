@@ -69,10 +69,10 @@ def test_a_run_is_requeued_at_its_time_limit_until_the_recipe_is_done(
 ) -> None:
     request.getfixturevalue(kind)
     nodes = 2 if kind == "slurm" else 1
-    launched = launch_run(small_recipe(steps=200), profile_of(kind), nodes=nodes)
+    launched = launch_run(small_recipe(steps=250), profile_of(kind), nodes=nodes)
     status = ended(launched.run)
     assert status.state == "done", told(launched.run)
-    assert (status.step, status.checkpoint_step) == (200, 200)
+    assert (status.step, status.checkpoint_step) == (250, 250)
     found = outcomes(launched.run)
     assert found[-1] == "done"
     assert set(found[:-1]) == {"left"}, told(launched.run)
@@ -85,7 +85,7 @@ def test_a_run_is_requeued_at_its_time_limit_until_the_recipe_is_done(
     # Every attempt went on from the checkpoint of the one before.
     assert [a.start.step for a in history[1:]] == [a.end.step for a in history[:-1] if a.end]
     with pytest.raises(LaunchError, match="is trained to the end"):
-        launch_run(small_recipe(steps=200), profile_of(kind), nodes=nodes)
+        launch_run(small_recipe(steps=250), profile_of(kind), nodes=nodes)
 
 
 @pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
@@ -97,7 +97,7 @@ def test_where_no_requeue_is_allowed_every_job_submits_the_next_one(
     ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     request.getfixturevalue(kind)
-    launched = launch_run(small_recipe(steps=150), profile_of(kind, "training.goes_on=follow_up"))
+    launched = launch_run(small_recipe(steps=250), profile_of(kind, "training.goes_on=follow_up"))
     assert ended(launched.run).state == "done", told(launched.run)
     jobs = [record.job_id for record in read_records(launched.run.records)]
     history = read_history(launched.run.attempts).attempts
@@ -105,6 +105,24 @@ def test_where_no_requeue_is_allowed_every_job_submits_the_next_one(
     assert [attempt.start.job_id for attempt in history] == jobs[: len(history)], told(launched.run)
     # The one that would have come after the last was taken out of the queue.
     assert len(jobs) == len(history) + 1
+
+
+@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
+def test_jobs_that_were_submitted_ahead_take_over_from_each_other_and_the_rest_leave_the_queue(
+    kind: str,
+    request: pytest.FixtureRequest,
+    stand_in: None,
+    small_recipe: Callable[..., Recipe],
+    ended: Callable[[RunFiles], RunStatus],
+) -> None:
+    request.getfixturevalue(kind)
+    launched = launch_run(small_recipe(steps=250), profile_of(kind), jobs=12)
+    assert ended(launched.run).state == "done", told(launched.run)
+    jobs = [record.job_id for record in read_records(launched.run.records)]
+    history = read_history(launched.run.attempts).attempts
+    assert len(jobs) == 12
+    assert 2 <= len(history) < 12
+    assert [attempt.start.job_id for attempt in history] == jobs[: len(history)], told(launched.run)
 
 
 @pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
