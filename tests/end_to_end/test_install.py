@@ -51,7 +51,12 @@ def test_a_wheel_in_a_clean_environment_plans_prepares_and_trains(tmp_path: Path
     )
     recipes = Path(found.strip())
     assert recipes.is_relative_to(tmp_path / "venv")
-    for part in ("recipes/clusters/slurm-h100.yaml", "slurm/data_job.sbatch", "grid_engine/data_job.sh"):
+    for part in (
+        "recipes/clusters/slurm-h100.yaml",
+        "slurm/train_job.sbatch",
+        "grid_engine/data_job.sh",
+        "local/train_job.sh",
+    ):
         assert (recipes.parent / part).is_file()
     assert "454,000" in run(retrieva, "plan", recipes / "retrievabert-1.3b.yaml", cwd=work)
     run(retrieva, "data", "samples", "raw", cwd=work)
