@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,8 +53,9 @@ def test_a_corpus_may_be_named_by_any_of_its_files(tmp_path: Path, make_corpus: 
 
 def test_a_tokenizer_is_trained_on_what_overrides_name(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
-    words = [chr(0x4E00 + number) + chr(0x5000 + number) for number in range(200)]
-    texts.write_text("\n".join("は".join(words[n : n + 9]) for n in range(190)), encoding="utf-8")
+    draw = random.Random(0)
+    words = ["".join(draw.choices("あいうえおかきくけこ", k=4)) for _ in range(300)]
+    texts.write_text("\n".join(" ".join(draw.choices(words, k=12)) for _ in range(300)), encoding="utf-8")
     corpus = tmp_path / "corpus.yaml"
     corpus.write_text("name: x\nsource: text\nfiles: [nowhere.txt]\ntokenizer: {model: x.model}\n")
     model = tmp_path / "small.model"
