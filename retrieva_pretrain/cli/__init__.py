@@ -71,7 +71,7 @@ def _options(
 def main() -> None:
     """Run the command line; errors that a user can mend end in one message and exit code 1."""
     try:
-        app(prog_name="retrieva")
+        app(args=_without_debug(sys.argv[1:]), prog_name="retrieva")
     except (RetrievaError, DataPrepError) as error:
         if os.environ.get("RETRIEVA_DEBUG"):
             raise
@@ -81,6 +81,27 @@ def main() -> None:
             time.sleep(_FIRST_SPEAKS_SECONDS)
         typer.echo(f"retrieva: {error}", err=True)
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder without permission; also where output is written to
+        if os.environ.get("RETRIEVA_DEBUG"):
+            raise
+        _write_nothing_more()
+        typer.echo(f"retrieva: {error} (retrieva --debug shows where)", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("retrieva: interrupted", err=True)
         sys.exit(130)
+
+
+def _without_debug(arguments: list[str]) -> list[str]:
+    """Take `--debug` wherever it stands: people add it to the end of the command that failed."""
+    if "--debug" in arguments:
+        os.environ["RETRIEVA_DEBUG"] = "1"
+    return [one for one in arguments if one != "--debug"]
+
+
+def _write_nothing_more() -> None:
+    """Drop what could not be written, or the interpreter fails on it again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

@@ -24,8 +24,21 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _prefix(text: str) -> Path:
+    """Shells complete to one of the files: its ending is taken off."""
+    for ending in (".bin", ".idx", ".manifest.json"):
+        if text.endswith(ending) and Path(text).is_file():
+            return Path(text[: -len(ending)])
+    return Path(text)
+
+
 Prefix = Annotated[
-    Path, typer.Argument(help="The corpus: the path of its files without .bin or .idx.", show_default=False)
+    Path,
+    typer.Argument(
+        help="The corpus: the path that its .bin and .idx have in common.", parser=_prefix, metavar="PREFIX"
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where the corpora are written.")]
 Workers = Annotated[
@@ -131,7 +144,8 @@ def _share(text: str) -> tuple[int, int]:
 def inspect_command(
     prefix: Prefix,
     document: Annotated[
-        list[int] | None, typer.Option("--document", "-d", help="Show this document (from 0); repeatable.")
+        list[int] | None,
+        typer.Option("--document", "-d", help="Show this document (from 0; -1 is the last); repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -176,7 +190,12 @@ def verify_command(prefix: Prefix, as_json: AsJson = False) -> None:
 @app.command("train-tokenizer")
 def train_tokenizer_command(
     corpora: Annotated[
-        list[Path], typer.Argument(help="Corpus files (YAML) to learn from.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Corpus files (YAML) to learn from, and key=value to override what they say.",
+            metavar="CORPUS.yaml... [KEY=VALUE]...",
+            show_default=False,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model to write.")] = Path(
         "tokenizer.model"
@@ -187,11 +206,10 @@ def train_tokenizer_command(
 
     Example: retrieva data train-tokenizer corpora/ja.yaml corpora/en.yaml --output my.model --vocab-size 32000
     """
-    from data_prep.corpus import CorpusConfig
     from data_prep.train_tokenizer import train_tokenizer
-    from retrieva_pretrain.recipe.loading import load_yaml
+    from retrieva_pretrain.cli.data_build import corpus_configs
 
-    tokenizer = train_tokenizer([load_yaml(CorpusConfig, path) for path in corpora], output, vocab_size)
+    tokenizer = train_tokenizer(corpus_configs(corpora), output, vocab_size)
     typer.echo(f"{tokenizer.path}: {tokenizer.vocab_size:,} pieces")
 
 

@@ -29,7 +29,7 @@ def build_corpora(
     """Build each corpus, then show what was built."""
     from data_prep.build import build
 
-    configs = _configs(arguments)
+    configs = corpus_configs(arguments)
     _import_early("matplotlib.figure")
     manifests = []
     for config in configs:
@@ -48,7 +48,7 @@ def build_shares(
 
     number, of = share
     reports = []
-    for config in _configs(arguments):
+    for config in corpus_configs(arguments):
         with _shown(f"{config.name} {number}/{of}") as progress:
             report = build_share(config, output, number, of, progress=progress, workers=workers)
         reports.append({"name": config.name, "share": number, "of": of, **asdict(report)})
@@ -70,7 +70,7 @@ def submit_corpora(
 
     profile = load_profile(cluster)
     indices = parse_indices(only, array) if only is not None else None
-    for config in _configs(arguments):
+    for config in corpus_configs(arguments):
         submission = submit_data_build(config, output, profile, array, only=indices, dry_run=dry_run)
         typer.echo(submission.message)
 
@@ -80,7 +80,7 @@ def merge_corpora(arguments: Sequence[str], output: Path, as_json: bool) -> None
     from data_prep.build import merge_shares
 
     manifests = []
-    for config in _configs(arguments):
+    for config in corpus_configs(arguments):
         with _shown(config.name) as progress:
             manifests.append(merge_shares(config, output, progress=progress))
     _finish(manifests, output, as_json)
@@ -101,8 +101,8 @@ def _import_early(module: str) -> None:
     threading.Thread(target=load, daemon=True).start()
 
 
-def _configs(arguments: Sequence[str]) -> list[CorpusConfig]:
-    """The corpus files among the arguments, each with all the overrides."""
+def corpus_configs(arguments: Sequence[str]) -> list[CorpusConfig]:
+    """Return the corpus files among the arguments, each with all the overrides."""
     from data_prep.corpus import CorpusConfig
     from retrieva_pretrain.recipe.loading import load_yaml
 
