@@ -10,10 +10,11 @@ from pathlib import Path
 from data_prep.whole_files import write_whole
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import LaunchError
-from retrieva_pretrain.launch.profiles import ClusterProfile
+from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
 from retrieva_pretrain.launch.records import JobRecord, append_record, now, read_records, submitting
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import scheduler_named
+from retrieva_pretrain.launch.schedulers.slurm import Slurm
 from retrieva_pretrain.launch.scripts import check_environment
 from retrieva_pretrain.launch.snapshot import snapshot_code
 from retrieva_pretrain.launch.train_scripts import TrainScripts, check_resources
@@ -64,6 +65,7 @@ def launch_run(
     if dry_run:
         return Launched(scripts.run, None, _rehearsed(scripts))
     check_environment(profile)
+    _refuse_what_is_too_long(profile)
     _refuse_what_is_done(recipe, scripts.run)
     _ = scripts.files  # what cannot be written into a script is refused before anything is there
     run = scripts.run
@@ -144,6 +146,17 @@ def _refuse_what_is_done(recipe: Recipe, run: RunFiles) -> None:
     if run.newest_step() >= total:
         raise LaunchError(
             f"{run.run}: is trained to the end of the recipe, step {total:,}; there is nothing to launch"
+        )
+
+
+def _refuse_what_is_too_long(profile: ClusterProfile) -> None:
+    if profile.scheduler != "slurm" or profile.walltime is None:
+        return
+    limit = Slurm().longest_walltime(profile.partition)
+    if limit is not None and seconds(profile.walltime) > limit:
+        raise LaunchError(
+            f"--cluster {profile.name}: walltime {profile.walltime} is over the {limit // 3600}:{limit // 60 % 60:02}"
+            " hours that the partition gives a job; it would wait for ever. --set walltime=... changes it"
         )
 
 

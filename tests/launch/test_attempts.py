@@ -23,7 +23,7 @@ from retrieva_pretrain.launch.outcome import judge
 from retrieva_pretrain.launch.rank_end import describe_end, redacted, write_end
 from retrieva_pretrain.launch.records import append_record
 from retrieva_pretrain.launch.run_files import RunFiles
-from retrieva_pretrain.launch.schedulers.inside import slurm_seconds
+from retrieva_pretrain.launch.schedulers.slurm import slurm_seconds
 
 
 def attempt(number: int, outcome: Outcome, before: int, after: int) -> Attempt:

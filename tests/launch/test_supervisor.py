@@ -98,6 +98,7 @@ def test_failures_in_a_row_have_a_cap_and_a_killed_rank_is_named(small_recipe: M
     assert first.reason.startswith("rank 1 was killed by signal 9")
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_saves_at_the_step_it_is_at_and_goes_on_from_there_when_launched_again(
     small_recipe: MakeRecipe, wait_until: Callable[..., None]
 ) -> None:
@@ -112,7 +113,7 @@ def test_a_cancelled_run_saves_at_the_step_it_is_at_and_goes_on_from_there_when_
     wait_until("the end of the job", lambda: not active_jobs(run))
     ((outcome, _, saved),) = ends(run)
     assert outcome == "cancelled"
-    assert saved % 10 != 0 or saved == 0 or saved < 80
+    assert 0 < saved < 80
     assert run_status(run).state == "cancelled"
     run, code = trained(recipe)
     assert code == DONE

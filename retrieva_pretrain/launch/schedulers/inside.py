@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
 from retrieva_pretrain.launch.schedulers.base import run_client
 from retrieva_pretrain.launch.schedulers.local import job_id_of
-from retrieva_pretrain.launch.schedulers.slurm import client_environment
+from retrieva_pretrain.launch.schedulers.slurm import client_environment, slurm_seconds
 
 _GRID_ENGINE_REQUEUE = 99
 
@@ -125,15 +124,6 @@ class InGridEngine(InLocal):
     def requeue(self) -> int:
         """Return the code at which Grid Engine schedules a job again."""
         return _GRID_ENGINE_REQUEUE
-
-
-def slurm_seconds(text: str) -> int:
-    """Return a time as Slurm writes it, `1-02:03:04` or `3:04`, in seconds; ValueError for its other words."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if not match:
-        raise ValueError(text)
-    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def _limit(profile: ClusterProfile, started: float) -> float | None:

@@ -90,6 +90,20 @@ class Slurm:
         """Run scancel."""
         run_client(["scancel", *job_ids], client_environment())
 
+    def longest_walltime(self, partition: str | None) -> int | None:
+        """Return how many seconds a partition gives a job at most; None where it has no limit, or cannot be asked.
+
+        sbatch takes a longer job without a word, and it waits for ever.
+        """
+        chosen = [f"--partition={partition}"] if partition else []
+        try:
+            answer = run_client(["sinfo", "--noheader", "--format=%P %l", *chosen], client_environment())
+            limits = [line.split() for line in answer.splitlines() if len(line.split()) == 2]
+            # A star marks the partition of jobs that name none.
+            return max(slurm_seconds(limit) for name, limit in limits if partition or name.endswith("*"))
+        except (LaunchError, ValueError):
+            return None
+
     def describe(self, job_ids: Sequence[str]) -> dict[str, str]:
         """Ask squeue for the state of jobs, why they wait, and where they run."""
         if not job_ids:
@@ -154,6 +168,15 @@ def _state(word: str) -> JobState:
     if word in _RUNNING:
         return JobState.RUNNING
     return JobState.DONE if word == "COMPLETED" else JobState.FAILED
+
+
+def slurm_seconds(text: str) -> int:
+    """Return a time as Slurm writes it, `1-02:03:04` or `3:04`, in seconds; ValueError for its other words."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if not match:
+        raise ValueError(text)
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def _described(state: str, reason: str, start: str, elapsed: str, nodes: str) -> str:

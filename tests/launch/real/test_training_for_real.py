@@ -223,6 +223,10 @@ def test_a_cancelled_run_saves_leaves_the_queue_and_can_be_launched_again_with_o
 def test_a_job_that_waits_is_shown_with_its_reason_and_leaves_the_queue_when_cancelled(
     slurm: Cluster, stand_in: None, small_recipe: Callable[..., Recipe]
 ) -> None:
+    with pytest.raises(LaunchError, match="walltime 24:00:01 is over the 24:00 hours"):
+        launch_run(small_recipe(), profile_of("slurm", "walltime=24:00:01"))
+    with pytest.raises(LaunchError, match="invalid partition specified"):
+        launch_run(small_recipe(), profile_of("slurm", "partition=nowhere"))
     launched = launch_run(small_recipe(), profile_of("slurm", "extra_directives=[--hold]"))
     status = run_status(launched.run)
     assert status.state == "waiting"
