@@ -18,12 +18,14 @@ def train(
     from retrieva_pretrain.recipe.loading import load_yaml
     from retrieva_pretrain.recipe.schema import Recipe
     from retrieva_pretrain.training.prepare import prepare
+    from retrieva_pretrain.training.run_lock import hold_run
 
     # What can be refused is refused before torch takes its seconds to load.
     run = prepare(load_yaml(Recipe, recipe, overrides or []))
-    from retrieva_pretrain.platform.quiet import quiet_upstream
+    with hold_run(run.folder):
+        from retrieva_pretrain.platform.quiet import quiet_upstream
 
-    quiet_upstream()
-    from retrieva_pretrain.training.run import train as train_run
+        quiet_upstream()
+        from retrieva_pretrain.training.run import train as train_run
 
-    train_run(run)
+        train_run(run)

@@ -12,7 +12,12 @@ _FREE = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "logging
 _FREE_IN_STAGE = {"max_micro_batch_size", "name"}
 
 
-def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: str) -> dict[str, Any]:
+def identity(
+    recipe: Recipe,
+    fingerprints: Mapping[str, str],
+    tokenizer_sha256: str,
+    initial: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the nested mapping on which a recipe and a checkpoint must agree.
 
     Args:
@@ -20,6 +25,7 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: 
         fingerprints: of every corpus, by its path in `data.blend`. Where a corpus or the tokenizer lies does
             not count; what it holds does.
         tokenizer_sha256: of the tokenizer's model file.
+        initial: what the checkpoint behind `init_from` is, wherever it lies.
     """
     content = recipe.model_dump(mode="json")
     kept = {key: value for key, value in content.items() if key not in _FREE}
@@ -28,6 +34,7 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: 
         for stage in kept["curriculum"]
     ]
     kept["tokenizer"] = {**kept["tokenizer"], "model": tokenizer_sha256}
+    kept["init_from"] = None if initial is None else dict(initial)
     kept["data"] = {
         **kept["data"],
         "blend": [{**c, "path": fingerprints[c["path"]]} for c in content["data"]["blend"]],

@@ -53,6 +53,11 @@ class Recipe(Section):
     runs_dir: PlainText = Field(
         default="runs", description="Where runs are kept, from the working directory."
     )
+    init_from: PlainText | None = Field(
+        default=None,
+        description="A checkpoint's folder, or a run's for its newest one, whose weights a new run begins with;"
+        " from the working directory.",
+    )
     model: ModelConfig = Field(description="The encoder's shape.")
     tokenizer: TokenizerConfig = Field(description="What made the corpora.")
     data: DataConfig = Field(description="What the model reads.")

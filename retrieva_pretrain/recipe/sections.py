@@ -236,7 +236,13 @@ class CheckpointConfig(Section):
     """When checkpoints are written."""
 
     save_interval: PositiveInt = Field(default=1000, description="Steps between checkpoints.")
-    keep: PositiveInt = Field(default=5, description="Newest checkpoints that are kept.")
+    keep: PositiveInt = Field(
+        default=5, description="Newest checkpoints that are kept; the last one of each stage is kept as well."
+    )
+    async_save: bool = Field(
+        default=True,
+        description="Whether checkpoints are written beside the training; false holds it until they are whole.",
+    )
 
 
 class EvaluationConfig(Section):

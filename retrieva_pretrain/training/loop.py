@@ -43,8 +43,10 @@ class Loop:
                 self.metrics.train_step(step, result, time.perf_counter() - started, show=shown)
             if self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0:
                 self._evaluate(step)
-            if self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0:
+            is_retry = self.checkpointer.poll(step)
+            if self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0 or is_retry:
                 self._save(step)
+        self.checkpointer.finish()
 
     def _ends_stage(self, step: int) -> bool:
         return step == self.curriculum.stage_steps(self.curriculum.at(step - 1).index)[1]
@@ -72,9 +74,4 @@ class Loop:
                 )
 
     def _save(self, step: int) -> None:
-        started = time.perf_counter()
-        path = self.checkpointer.save(step, self.stepper.model, self.stepper.optimizer, self.stepper.state())
-        if self.metrics is not None:
-            seconds = time.perf_counter() - started
-            self.metrics.write("checkpoint", step=step, path=path.name, seconds=seconds)
-            say(f"checkpoint {path.name} saved in {seconds:.1f} s")
+        self.checkpointer.save(step, self.stepper.model, self.stepper.optimizer, self.stepper.state())

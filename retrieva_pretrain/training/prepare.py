@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from retrieva_pretrain.data.corpora import Corpora
 from retrieva_pretrain.recipe.identity import identity
 from retrieva_pretrain.recipe.layout import StageLayout, padded_vocab_size, stage_layouts
 from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.training.initial_weights import initial_checkpoint
 from retrieva_pretrain.training.run_folder import RunFolder
 
 
@@ -25,6 +27,8 @@ class PreparedRun:
     """What every checkpoint of the run must agree on."""
 
     padded_vocab_size: int
+    initial: Path | None = None
+    """The checkpoint whose weights the run begins with; None for random ones, or where the run goes on."""
 
 
 def prepare(recipe: Recipe) -> PreparedRun:
@@ -35,12 +39,14 @@ def prepare(recipe: Recipe) -> PreparedRun:
     Raises:
         RecipeError: the recipe does not fit this number of processes.
         CorpusError: a corpus is not there, is damaged, or was made with another tokenizer.
-        CheckpointError: the run's folder belongs to another recipe.
+        CheckpointError: the run's folder belongs to another recipe or holds nothing whole, or `init_from` names
+            nothing that fits.
     """
     layouts = stage_layouts(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     corpora = Corpora.open(recipe)
-    made_of = identity(recipe, corpora.fingerprints, corpora.tokenizer.sha256)
     folder = RunFolder.of(recipe)
+    initial, origin = initial_checkpoint(recipe, folder, corpora.tokenizer.sha256)
+    made_of = identity(recipe, corpora.fingerprints, corpora.tokenizer.sha256, origin)
     folder.refuse_other_recipe(made_of)
     padded = padded_vocab_size(corpora.tokenizer.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
-    return PreparedRun(recipe, layouts, corpora, folder, made_of, padded)
+    return PreparedRun(recipe, layouts, corpora, folder, made_of, padded, initial)

@@ -16,11 +16,12 @@ from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.training import distributed
-from retrieva_pretrain.training.checkpoint import Checkpointer, load_checkpoint
+from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.loop import Loop
 from retrieva_pretrain.training.metrics import MetricsLog, say
 from retrieva_pretrain.training.prepare import PreparedRun
+from retrieva_pretrain.training.resume import resume
 from retrieva_pretrain.training.step import Stepper
 
 
@@ -32,20 +33,26 @@ def train(run: PreparedRun) -> None:
     try:
         model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
         optimizer = build_optimizer(recipe, model)
-        # The first process chooses the checkpoint, so that all load the same one.
-        newest = distributed.from_first(run.folder.newest_checkpoint() if ranks.is_first else None)
-        step, state = load_checkpoint(newest, model, optimizer) if newest is not None else (0, {})
+        resumed = resume(run.folder, model, optimizer, ranks, run.initial)
+        step = resumed.step
         stepper = Stepper(recipe, model, optimizer, TrainingSamples(recipe, run.corpora), run.layouts, ranks)
-        stepper.load_state(state)
+        stepper.load_state(resumed.state)
         evaluator = Evaluator(recipe, HeldOutSamples(recipe, run.corpora), ranks)
-        checkpointer = Checkpointer(run.folder, run.identity, recipe.checkpoint.keep, ranks)
         metrics = None
         if ranks.is_first:
             run.folder.write_recipe(recipe, run.identity)
             metrics = MetricsLog(
                 run.folder.path, stepper.curriculum, step, tensorboard=recipe.logging.tensorboard
             )
-            _say_start(run, stepper, newest, metrics, step)
+            _say_start(run, stepper, resumed.checkpoint, metrics, step)
+        checkpointer = Checkpointer(
+            run.folder,
+            run.identity,
+            recipe.checkpoint,
+            ranks,
+            for_ever={stepper.curriculum.stage_steps(stage)[1] for stage in range(len(recipe.curriculum))},
+            metrics=metrics,
+        )
         Loop(stepper, evaluator, checkpointer, metrics).run(step)
         if metrics is not None:
             metrics.close()
@@ -82,6 +89,8 @@ def _say_start(
     )
     if newest is not None:
         say(f"going on from {newest.name}")
+    elif run.initial is not None:
+        say(f"beginning with the weights of {run.initial}")
     metrics.write(
         "start", step=step, world_size=stepper.ranks.world_size, platform=machine.name, versions=versions
     )
