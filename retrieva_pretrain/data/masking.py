@@ -82,7 +82,8 @@ class Masker:
         if spans is not None:
             if words is None:
                 raise ValueError("spans are made of words")
-            self._span_begins = np.uint64(min(int(spans.probability * 2.0**64), 2**64 - 1))
+            # Rounded to 32 bits: the last bits of a power are not the same on every machine.
+            self._span_begins = np.uint64(min(round(spans.probability * 2.0**32) << 32, 2**64 - 1))
         self._is_special = np.zeros(vocab_size, dtype=np.bool_)
         self._is_special[[*special_ids, mask_id]] = True
         # A random token is one that text can hold: never a special piece, never a padded row.
