@@ -17,6 +17,7 @@ def render(plan: Plan) -> RenderableType:
     facts = [
         ("model", _model(plan)),
         ("vocabulary", _vocabulary(plan)),
+        ("sample", _sample(plan)),
         ("batch", f"{plan.global_batch_size:,} samples a step on {gpus} ({copies} of the model)"),
         ("GPUs that divide it", _numbers(plan.possible_gpus)),
     ]
@@ -38,6 +39,12 @@ def _model(plan: Plan) -> str:
     if plan.parameters is None:
         return f"{plan.parameters_without_vocabulary:,} parameters without the vocabulary"
     return f"{plan.parameters:,} parameters"
+
+
+def _sample(plan: Plan) -> str:
+    if plan.special_tokens_per_window:
+        return "<CLS>, tokens of a corpus, <SEP>"
+    return "tokens of a corpus, which has <CLS> and <SEP> round every document"
 
 
 def _vocabulary(plan: Plan) -> str:
