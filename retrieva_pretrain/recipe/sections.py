@@ -284,7 +284,8 @@ class OptimizerConfig(Section):
 class Stage(Section):
     """One stage of the curriculum."""
 
-    seq_length: Annotated[int, Field(ge=8, lt=2**31)] = Field(description="Length of the samples in tokens.")
+    # Masks are drawn by the position in 2^20 places a sample.
+    seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(description="Length of the samples in tokens.")
     train_iters: PositiveInt = Field(description="Optimizer steps.")
     max_micro_batch_size: PositiveInt = Field(
         description="Ceiling of the samples in one forward pass of one process; the run takes the largest"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from data_prep.manifest import Manifest
 from data_prep.tokenizer import Tokenizer
 from data_prep.verify import verify
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TEXTS = ["あいう かきく", "abc defg abc", "えお けこ abc", "うえ、 い"]
 BRACKETS = {"bos": "<CLS>", "eod": "<SEP>"}
 
@@ -110,6 +114,34 @@ def test_a_document_that_does_not_begin_with_it_is_found(
         f"document 0: begins with token {start}, not with 1 (<s>)"
         in verify(tmp_path / "out" / "corpus").problems
     )
+
+
+def test_the_command_line_builds_shows_and_verifies_such_a_corpus(
+    tmp_path: Path, write_jsonl: Any, small_tokenizer: Tokenizer
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    (tmp_path / "corpus.yaml").write_text(
+        "name: corpus\nsource: jsonl\nfiles: [a.jsonl]\nbos: <CLS>\neod: <SEP>\n"
+        f"tokenizer: {{model: {small_tokenizer.path}}}\n"
+    )
+
+    def retrieva(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "retrieva_pretrain", "data", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "100"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    retrieva("build", "corpus.yaml", "--output", "data")
+    shown = retrieva("inspect", "data/corpus").splitlines()
+    assert "<CLS> (5)" in next(line for line in shown if "start of document" in line)
+    assert "<SEP> (6)" in next(line for line in shown if "end of document" in line)
+    assert retrieva("verify", "data/corpus").endswith("whole\n")
 
 
 def test_text_never_holds_the_pieces_that_mark_documents(llm_jp_model: Path) -> None:

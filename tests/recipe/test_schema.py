@@ -134,6 +134,7 @@ def line_of(text: str) -> int:
             "curriculum.3.seq_length: 512 is more than model.max_position_embeddings 256",
         ),
         ("curriculum.0.seq_length=7", "curriculum.0.seq_length: must be at least 8"),
+        ("curriculum.3.seq_length=1048577", "curriculum.3.seq_length: must be at most 1048576"),
         ("curriculum.0.train_iters=0", "curriculum.0.train_iters: must be more than 0"),
         (f"{TP}=8", f"{TP}: 8 does not divide model.num_attention_heads 4"),
         (f"{TP}=3", f"{TP}: 3 does not divide model.ffn_hidden_size 352"),

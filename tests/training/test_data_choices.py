@@ -40,3 +40,11 @@ def test_stages_train_at_their_own_rates_and_the_log_tells_how_often_each_corpus
             f"corpus {name}: {tokens:,} tokens, {share}.00% of the samples, read {times} times by the end of each"
             " stage"
         ) in log
+
+
+def test_attention_inside_documents_is_refused_over_corpora_that_do_not_mark_them(world: World) -> None:
+    message = world.refused("data.reset_attention_mask=true")
+    assert message.startswith("retrieva: data.reset_attention_mask: ")
+    assert "`bos: <CLS>` and `eod: <SEP>`" in message
+    assert "leave reset_attention_mask false" in message
+    assert not (world.folder / "runs").exists()
