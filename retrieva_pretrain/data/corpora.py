@@ -119,7 +119,9 @@ class Corpora:
     tokenizer: Tokenizer
     special: SpecialTokens
     corpora: tuple[Corpus, ...]
-    weights: tuple[float, ...]
+    given_weights: tuple[float | None, ...]
+    """The recipe's weights or token budgets; None where the shares follow the tokens."""
+
     special_tokens: int = SPECIAL_TOKENS_PER_WINDOW
     """Tokens of a window that come from no corpus; see `curriculum/window.py`."""
 
@@ -145,9 +147,16 @@ class Corpora:
         _refuse_same_name(corpora)
         special_tokens = special_tokens_per_window(recipe, [corpus.manifest for corpus in corpora])
         _refuse_ends_that_text_holds(recipe, corpora, tokenizer)
-        tokens = [corpus.training_tokens for corpus in corpora]
-        weights = tuple(weight for weight in blend_weights(recipe.data.blend, tokens) if weight is not None)
-        return cls(tokenizer, special, corpora, weights, special_tokens)
+        given = tuple(blend_weights(recipe.data.blend, [None] * len(corpora)))
+        return cls(tokenizer, special, corpora, given, special_tokens)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The corpora's shares of the samples, in any unit."""
+        return tuple(
+            float(corpus.training_tokens if weight is None else weight)
+            for weight, corpus in zip(self.given_weights, self.corpora, strict=True)
+        )
 
     @property
     def fingerprints(self) -> dict[str, str]:
