@@ -14,7 +14,15 @@ import pytest
 import sentencepiece
 
 from data_prep.indexed import IndexedDatasetWriter
-from data_prep.manifest import Counts, EndOfDocument, Manifest, Output, Outputs, TokenizerRecord
+from data_prep.manifest import (
+    Counts,
+    EndOfDocument,
+    Manifest,
+    Output,
+    Outputs,
+    StartOfDocument,
+    TokenizerRecord,
+)
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.torchrun import free_port
 
@@ -64,19 +72,35 @@ def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def make_corpus(small_tokenizer: Tokenizer) -> MakeCorpus:
     """Writes a corpus of given documents (token ids without the end token) and returns its prefix."""
 
-    def make(folder: Path, name: str, documents: Sequence[Sequence[int]]) -> Path:
-        return write_corpus(folder, name, documents, small_tokenizer)
+    def make(
+        folder: Path,
+        name: str,
+        documents: Sequence[Sequence[int]],
+        *,
+        eod: str = "</s>",
+        bos: str | None = None,
+    ) -> Path:
+        return write_corpus(folder, name, documents, small_tokenizer, eod=eod, bos=bos)
 
     return make
 
 
-def write_corpus(folder: Path, name: str, documents: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Path:
-    """Write token ids as a corpus with its manifest; every document gets the end token `</s>`."""
+def write_corpus(
+    folder: Path,
+    name: str,
+    documents: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
+    *,
+    eod: str = "</s>",
+    bos: str | None = None,
+) -> Path:
+    """Write token ids as a corpus with its manifest; every document gets the end token, and `bos` before it."""
     folder.mkdir(parents=True, exist_ok=True)
-    end = tokenizer.piece_id("</s>")
+    end = tokenizer.piece_id(eod)
+    start = [] if bos is None else [tokenizer.piece_id(bos)]
     with IndexedDatasetWriter(folder / name, np.uint16) as writer:
         for ids in documents:
-            writer.add_document([*ids, end])
+            writer.add_document([*start, *ids, end])
         tokens = writer.num_tokens
         bin_file, idx_file = writer.finish()
         writer.publish()
@@ -91,7 +115,8 @@ def write_corpus(folder: Path, name: str, documents: Sequence[Sequence[int]], to
             vocab_size=tokenizer.vocab_size,
         ),
         append_eod=True,
-        eod=EndOfDocument(piece="</s>", id=end),
+        eod=EndOfDocument(piece=eod, id=end),
+        bos=None if bos is None else StartOfDocument(piece=bos, id=start[0]),
         counts=Counts(documents=len(documents), tokens=tokens, text_bytes=0),
         parameters={},
         outputs=Outputs(

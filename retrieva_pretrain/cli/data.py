@@ -246,6 +246,7 @@ def _show(found: Inspection) -> None:
         **{f"contaminated, {task}": f"{count:,}" for task, count in manifest.counts.contaminated.items()},
         **{kind: reasons(counts) for kind, counts in manifest.counts.labels.items()},
         "tokenizer": f"{manifest.tokenizer.model}, {manifest.tokenizer.vocab_size:,} pieces",
+        **({"start of document": f"{manifest.bos.piece} ({manifest.bos.id})"} if manifest.bos else {}),
         "end of document": f"{manifest.eod.piece} ({manifest.eod.id})" if manifest.eod else "none",
         "fingerprint": found.fingerprint,
     }

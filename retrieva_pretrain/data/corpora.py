@@ -19,7 +19,8 @@ from data_prep.tokenizer import (
     SEP_SPELLINGS,
     Tokenizer,
 )
-from retrieva_pretrain.curriculum.blend import Blend
+from retrieva_pretrain.curriculum.blend import Blend, blend_weights
+from retrieva_pretrain.curriculum.window import SPECIAL_TOKENS_PER_WINDOW, special_tokens_per_window
 from retrieva_pretrain.data.held_out import is_held_out
 from retrieva_pretrain.data.order import CorpusStream, DocumentStream
 from retrieva_pretrain.errors import CorpusError
@@ -72,8 +73,8 @@ class Corpus:
     @property
     def has_text(self) -> bool:
         """Whether the training documents hold anything but their end tokens."""
-        ends = len(self._training_documents) if self.manifest.append_eod else 0
-        return self.training_tokens > ends
+        pieces = len(self._training_documents) * self.manifest.pieces_per_document
+        return self.training_tokens > pieces
 
     @property
     def documents_end_where_indexed(self) -> bool:
@@ -118,7 +119,11 @@ class Corpora:
     tokenizer: Tokenizer
     special: SpecialTokens
     corpora: tuple[Corpus, ...]
-    weights: tuple[float, ...]
+    given_weights: tuple[float | None, ...]
+    """The recipe's weights or token budgets; None where the shares follow the tokens."""
+
+    special_tokens: int = SPECIAL_TOKENS_PER_WINDOW
+    """Tokens of a window that come from no corpus; see `curriculum/window.py`."""
 
     @classmethod
     def open(cls, recipe: Recipe) -> Corpora:
@@ -127,7 +132,8 @@ class Corpora:
         Sizes are checked here; `retrieva data verify` recomputes every checksum.
 
         Raises:
-            CorpusError: a corpus is missing, incomplete, damaged, or was made with another tokenizer.
+            CorpusError: a corpus is missing, incomplete, damaged, or was made with another tokenizer; or the
+                corpora do not mark documents as the recipe needs it.
         """
         try:
             tokenizer = Tokenizer(Path(recipe.tokenizer.model))
@@ -139,11 +145,18 @@ class Corpora:
             for number, entry in enumerate(recipe.data.blend)
         )
         _refuse_same_name(corpora)
-        weights = tuple(
-            float(entry.weight if entry.weight is not None else corpus.training_tokens)
-            for entry, corpus in zip(recipe.data.blend, corpora, strict=True)
+        special_tokens = special_tokens_per_window(recipe, [corpus.manifest for corpus in corpora])
+        _refuse_ends_that_text_holds(recipe, corpora, tokenizer)
+        given = tuple(blend_weights(recipe.data.blend, [None] * len(corpora)))
+        return cls(tokenizer, special, corpora, given, special_tokens)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The corpora's shares of the samples, in any unit."""
+        return tuple(
+            float(corpus.training_tokens if weight is None else weight)
+            for weight, corpus in zip(self.given_weights, self.corpora, strict=True)
         )
-        return cls(tokenizer, special, corpora, weights)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -152,6 +165,16 @@ class Corpora:
         The name counts: it decides the order and the held-out documents.
         """
         return {corpus.path: f"{corpus.name} {corpus.manifest.fingerprint}" for corpus in self.corpora}
+
+    @property
+    def document_ends(self) -> frozenset[int]:
+        """The ids that end documents."""
+        return frozenset(c.manifest.eod.id for c in self.corpora if c.manifest.eod is not None)
+
+    @property
+    def document_starts(self) -> frozenset[int]:
+        """The ids that documents begin with, where corpora were built so."""
+        return frozenset(c.manifest.bos.id for c in self.corpora if c.manifest.bos is not None)
 
     def blend(self) -> Blend:
         """Return the mixture of the corpora."""
@@ -231,3 +254,16 @@ def _refuse_same_name(corpora: tuple[Corpus, ...]) -> None:
                 " Build one of them under another name."
             )
         seen[corpus.name] = corpus.path
+
+
+def _refuse_ends_that_text_holds(recipe: Recipe, corpora: tuple[Corpus, ...], tokenizer: Tokenizer) -> None:
+    """Documents are told apart by their end token, which only a control piece makes certain."""
+    wanted = [name for name in ("reset_attention_mask", "reset_position_ids") if getattr(recipe.data, name)]
+    for corpus in corpora if wanted else ():
+        end = corpus.manifest.eod
+        if end is not None and end.id not in tokenizer.special_ids:
+            raise CorpusError(
+                f"data.{wanted[0]}: {corpus.path} ends its documents with {end.piece!r}, which the text itself can"
+                f" hold: it is no control piece of {tokenizer.path}. Build the corpus with another eod, or leave"
+                f" {wanted[0]} false."
+            )

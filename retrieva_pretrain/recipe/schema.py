@@ -87,8 +87,18 @@ class Recipe(Section):
     def _fits_together(self) -> Recipe:
         return refuse(
             self,
-            [*_curriculum_problems(self), *_parallelism_problems(self), *_schedule_problems(self)],
+            [
+                *_curriculum_problems(self),
+                *_parallelism_problems(self),
+                *_schedule_problems(self),
+                *_budget_problems(self),
+            ],
         )
+
+    def masking_probability(self, stage: int) -> float:
+        """Return the share of tokens that stage number `stage` (from 0) has to predict."""
+        own = self.curriculum[stage].masking_probability
+        return self.objective.masking_probability if own is None else own
 
 
 def _curriculum_problems(recipe: Recipe) -> Iterator[str]:
@@ -161,4 +171,26 @@ def _schedule_problems(recipe: Recipe) -> Iterator[str]:
         yield (
             f"optimizer.lr_wsd_decay_iters: {fall} steps of fall and {warmup} of warm-up are more than the {steps}"
             f" of {name}"
+        )
+
+
+# Whether a sample's own <CLS> and <SEP> are counted is decided by the corpora; budgets are round numbers.
+_BUDGET_TOLERANCE = 0.05
+
+
+def _budget_problems(recipe: Recipe) -> Iterator[str]:
+    """Token budgets add up to what the curriculum reads, within 5 %."""
+    budgets = [corpus.tokens for corpus in recipe.data.blend if corpus.tokens is not None]
+    if not budgets:
+        return
+    samples = [
+        (recipe.global_batch_size * stage.train_iters, stage.seq_length) for stage in recipe.curriculum
+    ]
+    least = sum(count * (length - 2) for count, length in samples)
+    most = sum(count * length for count, length in samples)
+    total = sum(budgets)
+    if not least * (1 - _BUDGET_TOLERANCE) <= total <= most * (1 + _BUDGET_TOLERANCE):
+        yield (
+            f"data.blend.0.tokens: the budgets add up to {total:,} tokens, the curriculum reads {most:,}; change the"
+            " budgets, or train_iters and global_batch_size, or give weights instead"
         )

@@ -14,7 +14,15 @@ import os
 import unicodedata
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 
 def _plain_text(text: str) -> str:
@@ -23,10 +31,18 @@ def _plain_text(text: str) -> str:
     return text
 
 
+def _whole(value: object) -> object:
+    """Return 40e9 as the whole number it is: nobody writes ten zeros without a slip."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 # Megatron counts in 32 bits in places, and no run comes near.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+MaskingRate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+TokenBudget = Annotated[int, Field(gt=0, lt=2**62), BeforeValidator(_whole)]
 PlainText = Annotated[str, Field(min_length=1), AfterValidator(_plain_text)]
 
 
@@ -111,6 +127,10 @@ class Corpus(Section):
         default=None,
         description="Share of the samples, in any unit; without weights, shares follow the corpora's tokens.",
     )
+    tokens: TokenBudget | None = Field(
+        default=None,
+        description="Instead of a weight: tokens of this corpus that the run shall read, repetitions counted.",
+    )
 
     @field_validator("path")
     @classmethod
@@ -127,16 +147,31 @@ class DataConfig(Section):
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
         default=0.001, description="Share of each corpus's documents kept for evaluation, chosen by hash."
     )
+    reset_attention_mask: bool = Field(
+        default=False,
+        description="Whether attention stays inside documents; every corpus must be built with <CLS> and <SEP>"
+        " round its documents.",
+    )
+    reset_position_ids: bool = Field(
+        default=False, description="Whether positions begin at 0 in every document of a sample."
+    )
 
     @field_validator("blend")
     @classmethod
     def _blend_is_consistent(cls, blend: list[Corpus]) -> list[Corpus]:
         problems = []
-        given = [corpus.weight is not None for corpus in blend]
-        if any(given) and not all(given):
+        weighted = [corpus.weight is not None for corpus in blend]
+        budgeted = [corpus.tokens is not None for corpus in blend]
+        if any(weighted) and any(budgeted):
             problems.append(
-                f"{given.index(False)}.weight: missing; give every corpus a weight, or none of them"
+                f"{budgeted.index(True)}.tokens: shares are weights or token budgets, not both; null unsets one"
             )
+        else:
+            for given, field, a_value in ((weighted, "weight", "a weight"), (budgeted, "tokens", "a budget")):
+                if any(given) and not all(given):
+                    problems.append(
+                        f"{given.index(False)}.{field}: missing; give every corpus {a_value}, or none of them"
+                    )
         first: dict[str, int] = {}
         for number, corpus in enumerate(blend):
             earlier = first.setdefault(os.path.normpath(corpus.path), number)
@@ -148,11 +183,49 @@ class DataConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """Masked language modelling: of the masked tokens 80 % become the mask, 10 % a random one, 10 % stay."""
+    """Masked language modelling: which tokens must be predicted, and what stands in their place meanwhile."""
 
-    masking_probability: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
-        default=0.15, description="Share of a sample's tokens that the model must predict."
+    masking_probability: MaskingRate = Field(
+        default=0.15,
+        description="Share of a sample's tokens that the model must predict; a stage may have its own.",
     )
+    masking_unit: Literal["token", "whole_word", "span"] = Field(
+        default="token",
+        description="What is chosen together: single tokens, words, or spans of words (docs/data-in-training.md).",
+    )
+    mean_span_length: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Span: words of a span on average; 3.8 where it is not given."
+    )
+    max_span_length: PositiveInt | None = Field(
+        default=None, description="Span: words of a span at most; 10 where it is not given."
+    )
+    mask_replace_prob: Share = Field(
+        default=0.8, description="Share of the chosen tokens that become the mask."
+    )
+    random_replace_prob: Share = Field(
+        default=0.1, description="Share of the chosen tokens that become a random one; the rest stay."
+    )
+
+    @property
+    def span_lengths(self) -> tuple[float, int]:
+        """Mean and longest length of a span in words: SpanBERT's where the recipe does not say."""
+        return self.mean_span_length or 3.8, self.max_span_length or 10
+
+    @model_validator(mode="after")
+    def _fits(self) -> ObjectiveConfig:
+        problems = []
+        for name in ("mean_span_length", "max_span_length"):
+            if self.masking_unit != "span" and getattr(self, name) is not None:
+                problems.append(f"{name}: goes with masking_unit span, not {self.masking_unit}")
+        mean, longest = self.span_lengths
+        if self.masking_unit == "span" and mean > longest:
+            problems.append(f"mean_span_length: {mean} is more than max_span_length {longest}")
+        if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
+            problems.append(
+                f"random_replace_prob: {self.random_replace_prob} and mask_replace_prob"
+                f" {self.mask_replace_prob} are more than all of the chosen tokens"
+            )
+        return refuse(self, problems)
 
 
 class OptimizerConfig(Section):
@@ -211,13 +284,17 @@ class OptimizerConfig(Section):
 class Stage(Section):
     """One stage of the curriculum."""
 
-    seq_length: Annotated[int, Field(ge=8, lt=2**31)] = Field(description="Length of the samples in tokens.")
+    # Masks are drawn by the position in 2^20 places a sample.
+    seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(description="Length of the samples in tokens.")
     train_iters: PositiveInt = Field(description="Optimizer steps.")
     max_micro_batch_size: PositiveInt = Field(
         description="Ceiling of the samples in one forward pass of one process; the run takes the largest"
         " divisor of global_batch_size / data-parallel size not above it."
     )
     name: PlainText | None = Field(default=None, description="A name for logs and pictures.")
+    masking_probability: MaskingRate | None = Field(
+        default=None, description="The stage's own masking rate instead of objective.masking_probability."
+    )
 
 
 class ParallelismConfig(Section):
@@ -251,6 +328,10 @@ class EvaluationConfig(Section):
     eval_interval: PositiveInt = Field(default=1000, description="Steps between evaluations.")
     samples_per_corpus: PositiveInt = Field(
         default=256, description="Held-out samples of each corpus, at most."
+    )
+    masking_probability: MaskingRate = Field(
+        default=0.15,
+        description="Masking rate of held-out text, whatever the training's: only then do runs compare.",
     )
 
 

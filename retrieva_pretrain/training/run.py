@@ -78,6 +78,8 @@ def _say_start(
             f" {recipe.global_batch_size} samples = {layout.data_parallel_size} x {layout.num_microbatches}"
             f" micro-batches of {layout.micro_batch_size}"
         )
+    for line in _data_lines(run, stepper):
+        say(line)
     say(
         f"  vocabulary {run.corpora.tokenizer.vocab_size:,} padded to {run.padded_vocab_size:,};"
         f" Python {python_platform.python_version()}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
@@ -94,3 +96,19 @@ def _say_start(
     metrics.write(
         "start", step=step, world_size=stepper.ranks.world_size, platform=machine.name, versions=versions
     )
+
+
+def _data_lines(run: PreparedRun, stepper: Stepper) -> list[str]:
+    """Say of every corpus what one reading of it is, its share, and how often it has been read after each stage."""
+    positions, curriculum = stepper.samples.positions, stepper.curriculum
+    ends = [curriculum.stage_steps(index)[1] for index in range(len(run.recipe.curriculum))]
+    epochs = [positions.epochs(end) for end in ends]  # [stages][corpora]
+    shares = positions.blend.per_period / positions.blend.period
+    return [
+        f"  corpus {name}: {tokens:,} tokens, {share:.2%} of the samples, read "
+        + ", ".join(f"{times[corpus]:.2f}" for times in epochs)
+        + " times by the end of each stage"
+        for corpus, (name, tokens, share) in enumerate(
+            zip(positions.names, positions.epoch_tokens, shares.tolist(), strict=True)
+        )
+    ]

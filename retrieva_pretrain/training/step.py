@@ -132,7 +132,8 @@ class Stepper:
         seed_random_streams(self.recipe.seed, step, micro_batch.first_sample)
 
     def _micro_batches(self, step: int, seq_length: int, layout: StageLayout) -> Iterator[MicroBatch]:
-        slots = scored_slots(self.recipe.objective.masking_probability, seq_length)
+        rate = self.recipe.masking_probability(self.curriculum.at(step).index)
+        slots = scored_slots(rate, seq_length)
         share = self.ranks.data_parallel_rank, self.ranks.data_parallel_size
         for numbers, samples in self.samples.micro_batches(step, *share, layout.micro_batch_size):
             yield to_device(samples, int(numbers[0]), slots)
