@@ -12,6 +12,7 @@ from retrieva_pretrain.recipe.sections import (
     Corpus,
     DataConfig,
     EvaluationConfig,
+    FaultsConfig,
     LoggingConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "Corpus",
     "DataConfig",
     "EvaluationConfig",
+    "FaultsConfig",
     "LoggingConfig",
     "ModelConfig",
     "ObjectiveConfig",
@@ -78,6 +80,7 @@ class Recipe(Section):
     evaluation: EvaluationConfig = Field(
         default=EvaluationConfig(), description="When held-out text is scored."
     )
+    faults: FaultsConfig = Field(default=FaultsConfig(), description="Harmful steps and hanging processes.")
     logging: LoggingConfig = Field(default=LoggingConfig(), description="What the run says of itself.")
     deterministic: bool = Field(
         default=False, description="Whether GPUs must give bit-identical results (slower)."

@@ -322,6 +322,31 @@ class CheckpointConfig(Section):
     )
 
 
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+
+
+class FaultsConfig(Section):
+    """What is done about steps that would do harm, and about processes that hang."""
+
+    max_grad_norm_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="A step is skipped where its gradient norm is more than so many times the median of the last"
+        " grad_norm_window steps. Steps that are not finite are always skipped.",
+    )
+    grad_norm_window: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        default=128, description="Steps of that median; before there are so many, nothing is compared."
+    )
+    max_consecutive_skips: PositiveInt = Field(
+        default=10, description="The run ends after so many skipped steps in a row."
+    )
+    step_timeout: Seconds = Field(
+        default=600.0, description="Seconds without progress within a step after which a process ends itself."
+    )
+    pause_timeout: Seconds = Field(
+        default=1800.0, description="The same for the start, evaluations and checkpoints."
+    )
+
+
 class EvaluationConfig(Section):
     """When held-out text is scored."""
 

@@ -29,8 +29,9 @@ from retrieva_pretrain.recipe.sections import CheckpointConfig
 from retrieva_pretrain.training import distributed
 from retrieva_pretrain.training.checkpoint_files import write_description
 from retrieva_pretrain.training.distributed import Ranks
-from retrieva_pretrain.training.metrics import MetricsLog, say
+from retrieva_pretrain.training.metrics import MetricsLog
 from retrieva_pretrain.training.run_folder import RunFolder
+from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.shards import ShardWriter, plan_shards
 
 # After a save that failed the next attempt comes after a tenth of the interval, and at most so many steps.
@@ -81,6 +82,9 @@ class Checkpointer:
         self.metrics = metrics
         self.last_saved: int | None = None
         """Step of the newest checkpoint that this process group has made whole."""
+
+        self.slowest = 0.0
+        """Seconds from the beginning of the slowest save until it was whole."""
 
         self._described = {"world_size": ranks.world_size, "versions": _versions(), "identity": identity}
         # A process that outlived its killed run must not write into the folder of the one that came after.
@@ -204,8 +208,10 @@ class Checkpointer:
 
     def _report(self, saving: _Saving, stall: float) -> None:
         self.last_saved = saving.step
+        seconds = time.perf_counter() - saving.started
+        self.slowest = max(self.slowest, seconds)
         if self.metrics is not None:
-            name, seconds = self.folder.checkpoint(saving.step).name, time.perf_counter() - saving.started
+            name = self.folder.checkpoint(saving.step).name
             self.metrics.write(
                 "checkpoint", step=saving.step, path=name, seconds=seconds, stall_seconds=stall
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,9 +16,11 @@ from torch._C._distributed_c10d import HashStore
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.hashing import key_of
+from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.recipe.schema import Recipe
 
-TIMEOUT = timedelta(minutes=30)
+# The watchdog acts first: it says more than a collective that times out.
+_BEHIND_WATCHDOG = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def initialize(recipe: Recipe) -> Ranks:
     machine = platform.current()
     machine.prepare(int(os.environ.get("LOCAL_RANK", "0")))
     alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": HashStore(), "rank": 0, "world_size": 1}
-    dist.init_process_group(machine.distributed_backend, timeout=TIMEOUT, **alone)
+    longest = timedelta(seconds=max(recipe.faults.step_timeout, recipe.faults.pause_timeout))
+    dist.init_process_group(machine.distributed_backend, timeout=longest + _BEHIND_WATCHDOG, **alone)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,
         pipeline_model_parallel_size=recipe.parallelism.pipeline_model_parallel_size,
@@ -92,6 +96,24 @@ def counts_in_sums() -> bool:
     return bool(
         parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
     )
+
+
+def tell_once(error: Exception) -> None:
+    """Print an error that people can mend, unless another process has told the same one.
+
+    At once, by whichever process meets it: the others end soon because this one does, and have less to say.
+    """
+    if not isinstance(error, RetrievaError):
+        return
+    error.was_told = True
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        told_before = store.add(f"told/{key_of(str(error))}", 1) > 1
+    except RuntimeError:  # the process that holds the store is gone
+        told_before = False
+    if not told_before:
+        sys.stderr.write(f"retrieva: {error}\n")
+        sys.stderr.flush()
 
 
 T = TypeVar("T")

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from retrieva_pretrain import platform
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.evaluation import Evaluator
-from retrieva_pretrain.training.metrics import MetricsLog, say
+from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import Stepper
+from retrieva_pretrain.training.stopping import Stopped
 
 
 class Loop:
@@ -25,34 +27,69 @@ class Loop:
         self.stepper = stepper
         self.curriculum = stepper.curriculum
         self.recipe = stepper.recipe
+        self.stop_requests = stepper.stop_requests
+        self.watchdog = stepper.watchdog
         self.evaluator = evaluator
         self.checkpointer = checkpointer
         self.metrics = metrics
 
     def run(self, step: int) -> None:
-        """Take the steps from `step` to the end of the curriculum."""
+        """Take the steps from `step` to the end of the curriculum.
+
+        Raises:
+            Stopped: the run was asked to stop before its end; it has saved.
+        """
+        started_at = step
         if step == 0:
             self._evaluate(step)
-        while step < self.curriculum.total_steps:
+        stop = self.stop_requests.decide()
+        while step < self.curriculum.total_steps and stop is None:
             started = time.perf_counter()
+            self.watchdog.enter("step", step)
             result = self.stepper.train_step(step)
             platform.current().synchronize()
             step += 1
+            seconds = time.perf_counter() - started
+            self.stop_requests.note(seconds, self.checkpointer.slowest)
             if self.metrics is not None:
                 shown = step % self.recipe.logging.log_interval == 0 or step == self.curriculum.total_steps
-                self.metrics.train_step(step, result, time.perf_counter() - started, show=shown)
-            if self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0:
-                self._evaluate(step)
-            is_retry = self.checkpointer.poll(step)
-            if self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0 or is_retry:
-                self._save(step)
+                self.metrics.train_step(step, result, seconds, show=shown)
+            stop = result.stop or self._between_steps(step)
+        if stop is not None and step < self.curriculum.total_steps:
+            self._leave(step, stop, has_moved=step > started_at)
+        self.watchdog.enter("checkpoint", step)
         self.checkpointer.finish()
+
+    def _between_steps(self, step: int) -> str | None:
+        """Evaluate and save where it is time; returns why the run is to stop, where it was asked meanwhile."""
+        evaluates = self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0
+        if evaluates:
+            self._evaluate(step)
+        self.watchdog.enter("checkpoint", step)
+        is_retry = self.checkpointer.poll(step)
+        saves = self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0 or is_retry
+        if saves:
+            self._save(step)
+        # These may have taken long, and whoever asks does not wait for ever.
+        return self.stop_requests.decide() if evaluates or saves else None
+
+    def _leave(self, step: int, reason: str, *, has_moved: bool) -> None:
+        """Save what has been done, if anything, and end."""
+        if self.metrics is not None:
+            say(f"asked to stop by {reason} after step {step}")
+        self.watchdog.enter("checkpoint", step)
+        self.checkpointer.finish()
+        if has_moved and self.checkpointer.last_saved != step:
+            self._save(step)
+            self.checkpointer.finish()
+        raise Stopped(reason, step)
 
     def _ends_stage(self, step: int) -> bool:
         return step == self.curriculum.stage_steps(self.curriculum.at(step - 1).index)[1]
 
     def _evaluate(self, step: int) -> None:
         """Score the held-out text at the length of the stage just trained, and at the longest one."""
+        self.watchdog.enter("evaluation", step)
         position = self.curriculum.at(max(step - 1, 0))
         longest = max(stage.seq_length for stage in self.recipe.curriculum)
         for seq_length in sorted({position.seq_length, longest}):

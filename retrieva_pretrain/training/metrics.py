@@ -8,13 +8,12 @@ a step that was taken twice stands there twice, and `report.metrics.read_metrics
 from __future__ import annotations
 
 import json
-import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import StepResult
 
 
@@ -58,6 +57,7 @@ class MetricsLog:
             consumed_tokens=self.curriculum.consumed_tokens(done),
             tokens_per_second=rate,
             step_seconds=seconds,
+            skipped=result.skipped,
         )
         if self.tensorboard is not None:
             for name in ("loss", "masked_accuracy", "learning_rate", "grad_norm"):
@@ -92,12 +92,6 @@ class MetricsLog:
             f" | loss {result.loss:7.4f} | accuracy {result.masked_accuracy:6.2%} | lr {result.learning_rate:.3e}"
             f" | grad norm {result.grad_norm:.3f} | {rate:,.0f} tokens/s | left {timedelta(seconds=round(left))}"
         )
-
-
-def say(text: str) -> None:
-    """Print one line of the run's log, with the time of day."""
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stdout.flush()
 
 
 def _end_torn_line(path: Path) -> None:

@@ -20,8 +20,8 @@ from retrieva_pretrain.training.checkpoint_files import (
     share_of_files,
 )
 from retrieva_pretrain.training.distributed import Ranks
-from retrieva_pretrain.training.metrics import say
 from retrieva_pretrain.training.run_folder import RunFolder, no_whole_checkpoint
+from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.shards import load_shards, load_weights
 
 

@@ -5,6 +5,7 @@ torchrun --nproc-per-node 4 -m retrieva_pretrain train recipes/retrievabert-1.3b
 
 from __future__ import annotations
 
+import os
 import platform as python_platform
 from importlib.metadata import version
 from pathlib import Path
@@ -12,52 +13,106 @@ from pathlib import Path
 import torch
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
+from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.training import distributed
 from retrieva_pretrain.training.checkpoint import Checkpointer
+from retrieva_pretrain.training.distributed import Ranks
 from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.loop import Loop
-from retrieva_pretrain.training.metrics import MetricsLog, say
+from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.outcome import forget_outcome, write_outcome
 from retrieva_pretrain.training.prepare import PreparedRun
 from retrieva_pretrain.training.resume import resume
+from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import Stepper
+from retrieva_pretrain.training.stopping import Stopped, StopRequests
+from retrieva_pretrain.training.watchdog import Watchdog
 
 
-def train(run: PreparedRun) -> None:
-    """Train to the end of the curriculum, from the run's newest checkpoint where there is one."""
-    recipe = run.recipe
+def train(run: PreparedRun, *, exit_before: float | None = None) -> int:
+    """Train to the end of the curriculum, from the run's newest checkpoint where there is one.
+
+    `exit_before`: seconds since this process was started, before which the run must have saved and left.
+
+    Returns the exit code: `DONE`, or `REQUEUE` where the run was asked to stop, has saved and can be started again.
+    """
+    recipe, folder = run.recipe, run.folder.path
+    if os.environ.get("RANK", "0") == "0":
+        forget_outcome(folder)
+    stop_requests = StopRequests(exit_before)
     torch.use_deterministic_algorithms(recipe.deterministic)
     ranks = distributed.initialize(recipe)
+    watchdog = Watchdog(
+        recipe.faults,
+        ranks.rank,
+        ranks.world_size,
+        on_hang=lambda message: write_outcome(folder, "hung", step=None, message=message),
+    )
     try:
-        model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
-        optimizer = build_optimizer(recipe, model)
-        resumed = resume(run.folder, model, optimizer, ranks, run.initial)
-        step = resumed.step
-        stepper = Stepper(recipe, model, optimizer, TrainingSamples(recipe, run.corpora), run.layouts, ranks)
-        stepper.load_state(resumed.state)
-        evaluator = Evaluator(recipe, HeldOutSamples(recipe, run.corpora), ranks)
-        metrics = None
+        _train(run, ranks, stop_requests, watchdog)
         if ranks.is_first:
-            run.folder.write_recipe(recipe, run.identity)
-            metrics = MetricsLog(
-                run.folder.path, stepper.curriculum, step, tensorboard=recipe.logging.tensorboard
-            )
-            _say_start(run, stepper, resumed.checkpoint, metrics, step)
-        checkpointer = Checkpointer(
-            run.folder,
-            run.identity,
-            recipe.checkpoint,
-            ranks,
-            for_ever={stepper.curriculum.stage_steps(stage)[1] for stage in range(len(recipe.curriculum))},
-            metrics=metrics,
+            write_outcome(folder, "done", step=Curriculum(recipe).total_steps, message="the run is complete")
+        return DONE
+    except Stopped as stopped:
+        if ranks.is_first:
+            write_outcome(folder, "stopped", step=stopped.step, message=str(stopped))
+            say(f"{stopped}; saved. The same command goes on")
+        return REQUEUE
+    except Exception as error:
+        # Before the others notice that this process leaves, and say that instead.
+        distributed.tell_once(error)
+        write_outcome(folder, "failed", step=None, message=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        watchdog.enter("end", 0)
+        distributed.shut_down()
+        watchdog.close()
+
+
+def _train(run: PreparedRun, ranks: Ranks, stop_requests: StopRequests, watchdog: Watchdog) -> None:
+    """Build everything, go on from the newest checkpoint and take the steps."""
+    recipe = run.recipe
+    model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
+    optimizer = build_optimizer(recipe, model)
+    resumed = resume(run.folder, model, optimizer, ranks, run.initial)
+    step = resumed.step
+    stepper = Stepper(
+        recipe,
+        model,
+        optimizer,
+        TrainingSamples(recipe, run.corpora),
+        run.layouts,
+        ranks,
+        run=run.folder.path,
+        stop_requests=stop_requests,
+        watchdog=watchdog,
+    )
+    stepper.load_state(resumed.state)
+    evaluator = Evaluator(recipe, HeldOutSamples(recipe, run.corpora), ranks)
+    metrics = None
+    if ranks.is_first:
+        run.folder.write_recipe(recipe, run.identity)
+        metrics = MetricsLog(
+            run.folder.path, stepper.curriculum, step, tensorboard=recipe.logging.tensorboard
         )
+        _say_start(run, stepper, resumed.checkpoint, metrics, step)
+    checkpointer = Checkpointer(
+        run.folder,
+        run.identity,
+        recipe.checkpoint,
+        ranks,
+        for_ever={stepper.curriculum.stage_steps(stage)[1] for stage in range(len(recipe.curriculum))},
+        metrics=metrics,
+    )
+    try:
         Loop(stepper, evaluator, checkpointer, metrics).run(step)
+    finally:
         if metrics is not None:
             metrics.close()
-    finally:
-        distributed.shut_down()
 
 
 def _say_start(
