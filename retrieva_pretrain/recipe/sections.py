@@ -127,6 +127,11 @@ class DataConfig(Section):
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
         default=0.001, description="Share of each corpus's documents kept for evaluation, chosen by hash."
     )
+    index_dir: PlainText | None = Field(
+        default=None,
+        description="Folder of the indexes of the documents' order, which large corpora need; by default beside"
+        " each corpus. `retrieva data index` makes them beforehand.",
+    )
 
     @field_validator("blend")
     @classmethod
