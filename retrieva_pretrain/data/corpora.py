@@ -89,8 +89,11 @@ class Corpus:
         """
         count, end = self.dataset.num_documents, self.manifest.eod
         chosen = np.unique(np.linspace(0, max(count - 1, 0), min(count, _ENDS_LOOKED_AT)).astype(np.int64))
-        if not index_is_consistent(self.dataset, chosen):
-            return False
+        for some in np.array_split(chosen, 16):
+            if not index_is_consistent(self.dataset, some):
+                return False
+            # Every place looked at may bring megabytes of the file into memory.
+            self.dataset.let_go_of_index()
         if not self.manifest.append_eod or end is None:
             return True
         chosen = chosen[np.asarray(self.dataset.sequence_lengths)[chosen] > 0]
@@ -178,8 +181,6 @@ def _open_corpus(field: str, path: str, tokenizer: Tokenizer, data: DataConfig) 
         training = TrainingDocuments(manifest.name, manifest.fingerprint, dataset, held_out, folder)
         corpus = Corpus(path, manifest, training)
         _refuse_other_index(prefix, corpus)
-        # A look at 256 places may have mapped a gigabyte.
-        dataset.let_go_of_index()
         if not training.kept_in_files:
             # At once, so that a corpus without text is refused here.
             _ = corpus.training_tokens

@@ -55,7 +55,10 @@ class IndexFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CorpusError(f"{self.path}: cannot be read ({error.strerror or error}).") from None
+            raise CorpusError(
+                f"data.index_dir: {self.path} cannot be read ({error.strerror or error}). Name another folder in"
+                " data.index_dir, or mend this one."
+            ) from None
         if content.nbytes != self.size or content[: len(self._header)].tobytes() != self._header:
             return None
         checksum = xxhash.xxh3_128(content[:-_CHECKSUM_BYTES].data).digest()
