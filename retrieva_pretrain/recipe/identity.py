@@ -9,6 +9,7 @@ from retrieva_pretrain.recipe.schema import Recipe
 
 # A restart may change where and how fast a run goes, what it says and how often it saves.
 _FREE = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "logging", "deterministic"}
+_FREE_IN_DATA = {"index_dir"}
 _FREE_IN_STAGE = {"max_micro_batch_size", "name"}
 
 
@@ -29,7 +30,7 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: 
     ]
     kept["tokenizer"] = {**kept["tokenizer"], "model": tokenizer_sha256}
     kept["data"] = {
-        **kept["data"],
+        **{key: value for key, value in kept["data"].items() if key not in _FREE_IN_DATA},
         "blend": [{**c, "path": fingerprints[c["path"]]} for c in content["data"]["blend"]],
     }
     return kept

@@ -13,6 +13,7 @@ import torch
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
+from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.training import distributed
@@ -35,6 +36,7 @@ def train(run: PreparedRun) -> None:
         # The first process chooses the checkpoint, so that all load the same one.
         newest = distributed.from_first(run.folder.newest_checkpoint() if ranks.is_first else None)
         step, state = load_checkpoint(newest, model, optimizer) if newest is not None else (0, {})
+        distributed.first_then_others(lambda: _ensure_indexes(run, step, ranks))
         stepper = Stepper(recipe, model, optimizer, TrainingSamples(recipe, run.corpora), run.layouts, ranks)
         stepper.load_state(state)
         evaluator = Evaluator(recipe, HeldOutSamples(recipe, run.corpora), ranks)
@@ -51,6 +53,14 @@ def train(run: PreparedRun) -> None:
             metrics.close()
     finally:
         distributed.shut_down()
+
+
+def _ensure_indexes(run: PreparedRun, step: int, ranks: distributed.Ranks) -> None:
+    """See to the index files of large corpora; whoever makes one says so."""
+    watch = ProgressLines(say, 15.0) if ranks.is_first else None
+    for indexed in ensure_indexes(run.recipe, run.corpora, step, watch=watch):
+        if indexed.built:
+            say(str(indexed))
 
 
 def _say_start(
