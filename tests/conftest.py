@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from data_prep.indexed import IndexedDatasetWriter
+from data_prep.indexed import IndexedDatasetWriter, WrittenFile, write_index
 from data_prep.manifest import (
     Counts,
     EndOfDocument,
@@ -104,8 +105,40 @@ def write_corpus(
         tokens = writer.num_tokens
         bin_file, idx_file = writer.finish()
         writer.publish()
+    write_manifest(folder / name, tokenizer, len(documents), tokens, bin_file, idx_file, eod=eod, bos=bos)
+    return folder / name
+
+
+def write_large_corpus(prefix: Path, tokenizer: Tokenizer, documents: int, seed: int = 0) -> None:
+    """Write a corpus of so many short documents of random pieces at once, as `write_corpus` would one by one."""
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(1, 20, documents).astype(np.int32)
+    tokens = draw.integers(100, tokenizer.vocab_size, lengths.sum()).astype(np.uint16)
+    tokens[np.cumsum(lengths) - 1] = tokenizer.piece_id("</s>")
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    content = bytearray()
+    write_index(content.extend, lengths, tokens.dtype)
+    Path(f"{prefix}.idx").write_bytes(content)
+    tokens.tofile(f"{prefix}.bin")
+    bin_file, idx_file = (
+        WrittenFile(hashlib.sha256(data).hexdigest(), len(data)) for data in (tokens.tobytes(), content)
+    )
+    write_manifest(prefix, tokenizer, documents, len(tokens), bin_file, idx_file)
+
+
+def write_manifest(
+    prefix: Path,
+    tokenizer: Tokenizer,
+    documents: int,
+    tokens: int,
+    bin_file: WrittenFile,
+    idx_file: WrittenFile,
+    *,
+    eod: str = "</s>",
+    bos: str | None = None,
+) -> None:
     Manifest(
-        name=name,
+        name=prefix.name,
         source="text",
         files=[],
         tokenizer=TokenizerRecord(
@@ -115,17 +148,16 @@ def write_corpus(
             vocab_size=tokenizer.vocab_size,
         ),
         append_eod=True,
-        eod=EndOfDocument(piece=eod, id=end),
-        bos=None if bos is None else StartOfDocument(piece=bos, id=start[0]),
-        counts=Counts(documents=len(documents), tokens=tokens, text_bytes=0),
+        eod=EndOfDocument(piece=eod, id=tokenizer.piece_id(eod)),
+        bos=None if bos is None else StartOfDocument(piece=bos, id=tokenizer.piece_id(bos)),
+        counts=Counts(documents=documents, tokens=tokens, text_bytes=0),
         parameters={},
         outputs=Outputs(
             bin=Output(sha256=bin_file.sha256, bytes=bin_file.bytes),
             idx=Output(sha256=idx_file.sha256, bytes=idx_file.bytes),
         ),
         dtype="uint16",
-    ).save(folder / name)
-    return folder / name
+    ).save(prefix)
 
 
 RunPython = Callable[..., str]

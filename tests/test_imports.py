@@ -84,6 +84,7 @@ def test_only_the_platform_asks_whether_there_is_cuda() -> None:
         ["plan", str(REPOSITORY / "recipes" / "retrievabert-1.3b.yaml")],
         ["train", "--help"],
         ["data", "build", "--help"],
+        ["data", "index", "--help"],
     ],
 )
 def test_commands_that_promise_to_be_light_never_load_torch(arguments: list[str]) -> None:

@@ -137,7 +137,9 @@ class HeldOutSamples:
 
     def __init__(self, recipe: Recipe, corpora: Corpora) -> None:
         self._most = recipe.evaluation.samples_per_corpus
-        streams = {corpus.name: (corpus.path, corpus.held_out_stream()) for corpus in corpora.corpora}
+        # Enough for the longest samples; the rest of a large corpus need not be looked at.
+        tokens = self._most * max(stage.seq_length for stage in recipe.curriculum)
+        streams = {c.name: (c.path, c.held_out_stream(tokens)) for c in corpora.corpora}
         self._streams = {name: (path, stream) for name, (path, stream) in streams.items() if stream.size}
         self._finish = _Finish(recipe, corpora)
         self._masker = _masker(corpora, recipe.evaluation.masking_probability, key_of("held-out masks"))
@@ -154,7 +156,7 @@ class HeldOutSamples:
         path, stream = self._streams[corpus]
         payload = seq_length - self._finish.special_tokens
         count = min(max(stream.size // payload, 1), self._most)
-        text = stream.gather(np.zeros(1, dtype=np.int64), np.array([min(stream.size, count * payload)]))
+        text = stream.read(count * payload)
         tokens = np.resize(text.astype(np.int64), (count, payload))
         self._finish.refuse_unknown_pieces(tokens, path)
         return self._finish.samples(tokens, np.arange(count, dtype=np.int64), self._masker)

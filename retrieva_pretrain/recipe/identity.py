@@ -9,6 +9,7 @@ from retrieva_pretrain.recipe.schema import Recipe
 
 # A restart may change where and how fast a run goes, what it says and how often it saves.
 _FREE = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "faults", "logging", "deterministic"}
+_FREE_IN_DATA = {"index_dir"}
 _FREE_IN_STAGE = {"max_micro_batch_size", "name"}
 
 
@@ -36,7 +37,7 @@ def identity(
     kept["tokenizer"] = {**kept["tokenizer"], "model": tokenizer_sha256}
     kept["init_from"] = None if initial is None else dict(initial)
     kept["data"] = {
-        **kept["data"],
+        **{key: value for key, value in kept["data"].items() if key not in _FREE_IN_DATA},
         "blend": [{**c, "path": fingerprints[c["path"]]} for c in content["data"]["blend"]],
     }
     return kept

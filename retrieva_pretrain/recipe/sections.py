@@ -155,6 +155,11 @@ class DataConfig(Section):
     reset_position_ids: bool = Field(
         default=False, description="Whether positions begin at 0 in every document of a sample."
     )
+    index_dir: PlainText | None = Field(
+        default=None,
+        description="Folder of the indexes of the documents' order, which large corpora need; by default beside"
+        " each corpus. `retrieva data index` makes them beforehand.",
+    )
 
     @field_validator("blend")
     @classmethod

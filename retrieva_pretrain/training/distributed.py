@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from torch._C._distributed_c10d import HashStore
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.hashing import key_of
-from retrieva_pretrain.errors import RetrievaError
+from retrieva_pretrain.errors import CorpusError, RetrievaError
 from retrieva_pretrain.recipe.schema import Recipe
 
 # The watchdog acts first: it says more than a collective that times out.
@@ -114,6 +115,28 @@ def tell_once(error: Exception) -> None:
     if not told_before:
         sys.stderr.write(f"retrieva: {error}\n")
         sys.stderr.flush()
+
+
+def first_then_others(make_files: Callable[[], None]) -> None:
+    """Let the first process make files, then all others look for them, and make what their node lacks.
+
+    On nodes that share no file system each makes its own. There a lock on the file chooses the process; on a
+    shared file system without locks it is the order that keeps the processes from writing all at once.
+
+    Raises:
+        CorpusError: on all processes, where the first one could not make the files.
+    """
+    problem = None
+    if dist.get_rank() == 0:
+        try:
+            make_files()
+        except CorpusError as error:
+            problem = str(error)
+    problem = from_first(problem)
+    if problem is not None:
+        raise CorpusError(problem)
+    if dist.get_rank() != 0:
+        make_files()
 
 
 T = TypeVar("T")

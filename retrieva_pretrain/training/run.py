@@ -15,6 +15,7 @@ import torch
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
+from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
@@ -80,6 +81,7 @@ def _train(run: PreparedRun, ranks: Ranks, stop_requests: StopRequests, watchdog
     optimizer = build_optimizer(recipe, model)
     resumed = resume(run.folder, model, optimizer, ranks, run.initial)
     step = resumed.step
+    distributed.first_then_others(lambda: _ensure_indexes(run, step, ranks))
     stepper = Stepper(
         recipe,
         model,
@@ -113,6 +115,14 @@ def _train(run: PreparedRun, ranks: Ranks, stop_requests: StopRequests, watchdog
     finally:
         if metrics is not None:
             metrics.close()
+
+
+def _ensure_indexes(run: PreparedRun, step: int, ranks: distributed.Ranks) -> None:
+    """See to the index files of large corpora; whoever makes one says so."""
+    watch = ProgressLines(say, 15.0) if ranks.is_first else None
+    for indexed in ensure_indexes(run.recipe, run.corpora, step, watch=watch):
+        if indexed.built:
+            say(str(indexed))
 
 
 def _say_start(
