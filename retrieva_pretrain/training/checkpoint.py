@@ -210,7 +210,7 @@ class Checkpointer:
                 "checkpoint", step=saving.step, path=name, seconds=seconds, stall_seconds=stall
             )
             say(
-                f"checkpoint {name} saved in {seconds:.1f} s; the training stood still for {stall:.2f} s of them"
+                f"checkpoint {name} saved in {seconds:.2f} s, of which the training stood still for {stall:.2f} s"
             )
 
     def _fail(self, step: int, partial: Path, problem: str) -> None:
