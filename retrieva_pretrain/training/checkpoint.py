@@ -153,6 +153,11 @@ class Checkpointer:
                 f" {self._newest()} Make room and start the run again."
             )
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether a save is at work."""
+        return self._saving is not None
+
     def _advance(self, *, wait: bool) -> None:
         """Take the save that is at work as far as it has come, on all processes alike."""
         saving, entered = self._saving, time.perf_counter()

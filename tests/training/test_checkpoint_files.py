@@ -61,7 +61,10 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda p: (p / "__0_0.distcp").unlink(), "__0_0.distcp is missing"),
     (lambda p: (p / "checkpoint.json").unlink(), "checkpoint.json is missing"),
     (lambda p: (p / "checkpoint.json").write_bytes(b""), "checkpoint.json cannot be read"),
-    (lambda p: (p / "checkpoint.json").write_bytes(b'{"step": "\xff\xfe"}'), "checkpoint.json cannot be read"),
+    (
+        lambda p: (p / "checkpoint.json").write_bytes(b'{"step": "\xff\xfe"}'),
+        "checkpoint.json cannot be read",
+    ),
     (lambda p: (p / "checkpoint.json").write_text("[" * 100_000), "checkpoint.json cannot be read"),
     (lambda p: (p / "checkpoint.json").write_text("[1]"), "holds a list"),
     (lambda p: (p / "checkpoint.json").write_text("null"), "holds a NoneType"),
