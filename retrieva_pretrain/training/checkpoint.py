@@ -157,6 +157,11 @@ class Checkpointer:
                 f" {self._newest()} Make room and start the run again."
             )
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether a save is at work."""
+        return self._saving is not None
+
     def _advance(self, *, wait: bool) -> None:
         """Take the save that is at work as far as it has come, on all processes alike."""
         saving, entered = self._saving, time.perf_counter()
@@ -216,7 +221,7 @@ class Checkpointer:
                 "checkpoint", step=saving.step, path=name, seconds=seconds, stall_seconds=stall
             )
             say(
-                f"checkpoint {name} saved in {seconds:.1f} s; the training stood still for {stall:.2f} s of them"
+                f"checkpoint {name} saved in {seconds:.2f} s, of which the training stood still for {stall:.2f} s"
             )
 
     def _fail(self, step: int, partial: Path, problem: str) -> None:

@@ -31,9 +31,12 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 
 from retrieva_pretrain.training.checkpoint_files import file_sum
+from retrieva_pretrain.training.gathered_state import padding_between_buckets
 
 # The default sharding type of the distributed optimizer cannot be saved ("flattened_range is not supported",
 # megatron-core 0.16.1 and 0.19.2); this one can, and loads at any other number of processes.
+# Handed on as copies: megatron-core puts its process groups into it.
+# Handed on as copies: megatron-core puts its process groups into it.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 _FORMAT = "torch_dist", 1
 # Files, and threads that write them, of one process; megatron-core's default.
@@ -46,13 +49,14 @@ def sharded_state(
 ) -> dict[str, Any]:
     """Describe this process's shards of weights, master weights and Adam's moments to megatron-core."""
     weights = sharded_weights(model)
-    moments = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_SHARDING)
+    with padding_between_buckets(optimizer):
+        moments = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=dict(_SHARDING))
     return {"model": weights, "optimizer": moments}
 
 
 def sharded_weights(model: DistributedDataParallel) -> dict[str, Any]:
     """Describe this process's shards of the weights alone."""
-    state: dict[str, Any] = unwrap_model(model).sharded_state_dict(metadata=_SHARDING)
+    state: dict[str, Any] = unwrap_model(model).sharded_state_dict(metadata=dict(_SHARDING))
     return state
 
 
