@@ -32,6 +32,8 @@ from retrieva_pretrain.training.prepare import prepare
 from retrieva_pretrain.training.resume import resume
 from retrieva_pretrain.training.run_folder import RunFolder
 from retrieva_pretrain.training.step import Stepper
+from retrieva_pretrain.training.stopping import StopRequests
+from retrieva_pretrain.training.watchdog import Watchdog
 
 SETTINGS = ["precision=fp32", "model.hidden_dropout=0.0", "model.attention_dropout=0.0"]
 
@@ -63,6 +65,11 @@ def main(recipe: Path, folder: Path, tasks: list[str]) -> None:
 def join(recipe: Recipe) -> Ranks:
     """Divide the processes anew, for another layout."""
     parallel_state.destroy_model_parallel()
+    # It forgets the groups, whose threads live on: a thousand of them after a few layouts.
+    everyone = dist.group.WORLD
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not everyone:
+            dist.destroy_process_group(group)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,
         pipeline_model_parallel_size=recipe.parallelism.pipeline_model_parallel_size,
@@ -80,8 +87,17 @@ def saved_and_trained(run: Any, ranks: Ranks, source: RunFolder | None) -> list[
     """Train or load, save in the run's own folder, and return the losses of the two steps that follow."""
     model = wrap_model(run.recipe, build_model(run.recipe, run.padded_vocab_size))
     optimizer = build_optimizer(run.recipe, model)
+    watchdog = Watchdog(run.recipe.faults, ranks.rank, ranks.world_size, on_hang=print)
     stepper = Stepper(
-        run.recipe, model, optimizer, TrainingSamples(run.recipe, run.corpora), run.layouts, ranks
+        run.recipe,
+        model,
+        optimizer,
+        TrainingSamples(run.recipe, run.corpora),
+        run.layouts,
+        ranks,
+        run=run.folder.path,
+        stop_requests=StopRequests(),
+        watchdog=watchdog,
     )
     if source is None:
         step = 3
@@ -97,6 +113,7 @@ def saved_and_trained(run: Any, ranks: Ranks, source: RunFolder | None) -> list[
     losses = [stepper.train_step(step + taken).loss for taken in range(2)]
     saver.poll(step + 2)
     saver.finish()
+    watchdog.close()
     return losses
 
 
