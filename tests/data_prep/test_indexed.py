@@ -80,6 +80,8 @@ def test_documents_come_back_as_they_went_in(
     assert [dataset.document(number).tolist() for number in range(dataset.num_documents)] == documents
     # Advice to the system changes nothing of what is read.
     dataset.expect_random_reads()
+    with dataset.index_read_here_and_there():
+        assert dataset.document_lengths().tolist() == [len(document) for document in documents]
     dataset.let_go_of_index()
     assert [dataset.document(number).tolist() for number in range(dataset.num_documents)] == documents
     assert dataset.tokens.tolist() == [token for document in documents for token in document]
