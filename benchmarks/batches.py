@@ -32,6 +32,7 @@ from datetime import date
 from importlib.metadata import version
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -241,17 +242,31 @@ def synthetic_corpus(folder: Path, real: Path, documents: int) -> Path:
     return prefix
 
 
-def child(command: list[str]) -> tuple[str, float, float]:
-    """Run a program: its output, its wall seconds and its largest resident memory in MB."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} failed")
-    return output, time.perf_counter() - started, usage.ru_maxrss / 1e3
+# Runs a program and tells its memory in a last line of JSON. A process of its own, because a child counts the memory
+# of its parent until it has begun.
+WATCH = """
+import json, re, resource, subprocess, sys, time
+child, own = subprocess.Popen([sys.executable, *sys.argv[1:]]), 0
+while child.poll() is None:
+    try:
+        status = open(f"/proc/{child.pid}/status").read()
+        own = max(own, *map(int, re.findall(r"RssAnon:\\s+(\\d+)", status)), 0)
+    except OSError:
+        pass
+    time.sleep(0.02)
+most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps({"own": own / 1e3, "memory": most / 1e3}))
+sys.exit(child.returncode)
+"""
+
+
+def child(command: list[str]) -> tuple[Any, dict[str, float]]:
+    """Run a program: the JSON it prints, and its largest memory in MB, resident and anonymous (its own)."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, *command], stdout=subprocess.PIPE, text=True, check=True
+    )
+    *output, memory = done.stdout.splitlines()
+    return json.loads("\n".join(output)), json.loads(memory)
 
 
 def measure_index(
@@ -260,21 +275,19 @@ def measure_index(
     """Return what making the index costs, and the seconds of resuming by state of the page cache."""
     arguments = [f"data.blend=[{{path: '{prefix}'}}]", f"tokenizer.model={options.tokenizer.resolve()}"]
     command = ["-m", "retrieva_pretrain", "data", "index", str(RECIPE), *arguments, "--epochs", "1", "--json"]
-    output, seconds, memory = child(command)
-    counts, order = json.loads(output)
+    (counts, order), memory = child(command)
     index = {
         "count_seconds": counts["seconds"],
         "order_seconds": order["seconds"],
         "order_megabytes": order["bytes"] / 1e6,
-        "seconds": seconds,
-        "memory": memory,
+        **memory,
     }
     again = ["benchmarks/batches.py", "--source", ".", "--tokenizer", str(options.tokenizer)]
     resumes = {}
-    for state, prepare in (("cold", forget), ("warm", lambda _: None)):
-        prepare(prefix.parent)
-        output, _, memory = child([*again, "--resume", str(prefix)])
-        resumes[state] = {**json.loads(output), "memory": memory}
+    for state in ("cold", "warm"):
+        if state == "cold":
+            forget(prefix.parent)
+        resumes[state], _ = child([*again, "--resume", str(prefix)])
     return index, resumes
 
 
@@ -289,6 +302,8 @@ def forget(folder: Path) -> None:
 
 def resume(prefix: Path, tokenizer: Path) -> None:
     """Open the corpus and read all of step 400,000, in a process that has done nothing but import; print JSON."""
+
+    cpu = time.process_time()
 
     def timed(work: Callable[[], object]) -> float:
         started = time.perf_counter()
@@ -305,10 +320,10 @@ def resume(prefix: Path, tokenizer: Path) -> None:
         for _ in made["samples"].micro_batches(step, 0, 1, 32):
             pass
 
-    seconds = {"tokenizer": timed(lambda: SpecialTokens.of(Tokenizer(tokenizer)))}
-    seconds["open"] = timed(open_corpus)
-    seconds["step"] = timed(lambda: read(STEP))
+    seconds = {"open": timed(open_corpus), "step": timed(lambda: read(STEP))}
+    seconds["cpu"] = time.process_time() - cpu
     seconds["next"] = timed(lambda: read(STEP + 1))
+    seconds["tokenizer"] = timed(lambda: SpecialTokens.of(Tokenizer(tokenizer)))
     print(json.dumps(seconds))
 
 
@@ -324,7 +339,6 @@ def page(
         f"| {length} | {our / their:,.0f} x | {our:.1f} | {their:.3f} |"
         for length, (our, their) in speeds.items()
     )
-    warm, cold = resumes["warm"], resumes["cold"]
     return f"""# How fast batches come, and what the order of {documents / 1e6:,.0f} M documents costs
 
 - Script: `python benchmarks/batches.py --source FOLDER --tokenizer MODEL`; its first lines say what is measured.
@@ -341,21 +355,29 @@ Real Japanese web text ({name}), LLM-jp's tokenizer of 100 k pieces; M positions
 
 ## {documents:,} documents
 
-Resuming at step {STEP:,} in a fresh process, beyond its imports: corpus and tokenizer opened, then all
-{1024:,} samples of the step (a process of 32 reads a 32nd of them).
+Resuming at step {STEP:,} in a fresh process, beyond its imports: recipe, corpus and tokenizer opened, then all
+1,024 samples of the step (a process of 32 reads a 32nd of them). Seconds on the clock, so a busy machine counts.
 
-| files in memory | together | opening (of that, the tokenizer) | the step | the next step |
+| files in memory | together (CPU time) | opening (of that, the tokenizer) | the step | the next step |
 | --- | ---: | ---: | ---: | ---: |
-| yes | {warm["open"] + warm["step"]:.2f} s | {warm["open"]:.2f} s ({warm["tokenizer"]:.2f} s) | {warm["step"]:.2f} s | {warm["next"]:.2f} s |
-| no | {cold["open"] + cold["step"]:.2f} s | {cold["open"]:.2f} s ({cold["tokenizer"]:.2f} s) | {cold["step"]:.2f} s | {cold["next"]:.2f} s |
+{resume_row("yes", resumes["warm"])}
+{resume_row("no", resumes["cold"])}
 
 The .bin is a hole in the file system: no disk was read for tokens, which in a real run is 1,024 places of it.
 
-The index, made once (`retrieva data index`, one core): {index["seconds"]:.0f} s in all, of them {index["count_seconds"]:.0f} s to count
-the tokens and {index["order_seconds"]:.0f} s for the order of an epoch. Its file has {index["order_megabytes"]:.0f} MB, and every further epoch takes as
-much again. Largest resident memory {index["memory"]:,.0f} MB, most of it the pages of the corpus's own .idx with the lengths
-of the documents (4 bytes each), which all processes of a machine share and the system may drop at any time.
+The index, made once (`retrieva data index`, one core): {index["count_seconds"]:.0f} s to count the tokens, {index["order_seconds"]:.0f} s for the order of an epoch.
+Its file has {index["order_megabytes"]:.0f} MB, and every further epoch takes as much time and space again. Largest resident memory
+{index["memory"]:,.0f} MB. Of that {index["own"]:,.0f} MB are the process's own, whatever the size of the corpus; the rest are pages of the
+corpus's .idx, 4 bytes a document, which all processes of a machine share and the system may drop at any time.
 """
+
+
+def resume_row(state: str, seconds: dict[str, float]) -> str:
+    """Return a row of the table of resuming."""
+    return (
+        f"| {state} | {seconds['open'] + seconds['step']:.2f} s ({seconds['cpu']:.2f} s)"
+        f" | {seconds['open']:.2f} s ({seconds['tokenizer']:.2f} s) | {seconds['step']:.2f} s | {seconds['next']:.2f} s |"
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -215,6 +216,15 @@ class IndexedDataset:
         The system otherwise reads ahead of every place, up to megabytes, and keeps that in memory.
         """
         _advise(self._token_map, "MADV_RANDOM")
+
+    @contextmanager
+    def index_read_here_and_there(self) -> Iterator[None]:
+        """Read only what is asked for of the .idx, and nothing ahead, until the `with` block ends."""
+        _advise(self._index_map, "MADV_RANDOM")
+        try:
+            yield
+        finally:
+            _advise(self._index_map, "MADV_NORMAL")
 
     def let_go_of_index(self) -> None:
         """Let go of what was read of the .idx, which counts as memory of this process until somebody needs it."""

@@ -90,11 +90,12 @@ class Corpus:
         """
         count, end = self.dataset.num_documents, self.manifest.eod
         chosen = np.unique(np.linspace(0, max(count - 1, 0), min(count, _ENDS_LOOKED_AT)).astype(np.int64))
-        for some in np.array_split(chosen, 16):
-            if not index_is_consistent(self.dataset, some):
-                return False
-            # Every place looked at may bring megabytes of the file into memory.
-            self.dataset.let_go_of_index()
+        # Every place looked at may bring megabytes of the file into memory.
+        with self.dataset.index_read_here_and_there():
+            for some in np.array_split(chosen, 16):
+                if not index_is_consistent(self.dataset, some):
+                    return False
+                self.dataset.let_go_of_index()
         if not self.manifest.append_eod or end is None:
             return True
         chosen = chosen[np.asarray(self.dataset.sequence_lengths)[chosen] > 0]

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep.whole_files import Digest, PartialFile
+from retrieva_pretrain.data import index_file as index_file_module
 from retrieva_pretrain.data.index_file import IndexFile
 from retrieva_pretrain.errors import CorpusError
 
@@ -152,6 +154,23 @@ def test_of_many_processes_one_makes_the_file_and_all_read_it(tmp_path: Path) ->
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 6
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_what_another_process_made_between_looking_and_locking_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+
+    def locked_late(path: Path, digest: Digest) -> PartialFile:
+        monkeypatch.undo()
+        index_file(tmp_path).ensure(pieces(log=log))
+        return PartialFile(path, digest)
+
+    monkeypatch.setattr(index_file_module, "PartialFile", locked_late)
+    values, made = index_file(tmp_path).ensure(pieces(log=log))
+    assert not made
+    assert np.array_equal(values, numbers())
     assert len(log.read_text().splitlines()) == 1
 
 

@@ -36,6 +36,7 @@ def of(*overrides: str, corpora: str = "c", tokenizer: str = "t") -> dict[str, A
         "logging.tensorboard=false",
         "tokenizer.model=moved.model",
         "data.blend.0.path=moved/ja_cc",
+        "data.index_dir=/scratch/indexes",
     ],
 )
 def test_a_restart_may_change_where_and_how_fast_it_runs(override: str) -> None:
