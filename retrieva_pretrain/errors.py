@@ -22,3 +22,7 @@ class CheckpointError(RetrievaError):
 
 class LaunchError(RetrievaError):
     """Jobs that cannot be submitted, or a scheduler that refuses them."""
+
+
+class SkippedStepsError(RetrievaError):
+    """Too many steps in a row had to be skipped; all processes of a run find it alike."""

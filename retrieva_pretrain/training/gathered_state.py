@@ -31,6 +31,15 @@ def padding_between_buckets(optimizer: MegatronOptimizer) -> Iterator[None]:
             del part.get_parameter_state_dp_zero  # what shows again is the method of its class
 
 
+def begin_state(optimizer: MegatronOptimizer) -> None:
+    """Make the moments (zeros) of an optimizer that has taken no step yet, which megatron-core cannot save."""
+    for part in _parts(optimizer):
+        if part.optimizer is not None and not part.optimizer.state and part.init_state_fn is not None:
+            part.init_state_fn(part.optimizer, part.config)
+            for group in part.optimizer.param_groups:
+                group.setdefault("step", 0)
+
+
 def _parts(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 

@@ -53,8 +53,10 @@ def initial_checkpoint(
     is_needed = folder.newest_checkpoint() is None
     candidates = _candidates(Path(recipe.init_from), is_needed=is_needed)
     chosen = next((path for path in candidates if _what(path) == recorded), None)
-    if chosen is None and not is_needed and (not candidates or _is_of_run(candidates[0], recorded)):
-        return None, recorded  # moved, removed, or only followed by later ones of the same run
+    if chosen is None and not is_needed:
+        names_run = not (Path(recipe.init_from) / DESCRIPTION).exists()
+        if not candidates or (names_run and _is_of_run(candidates[0], recorded)):
+            return None, recorded  # moved, removed, or only followed by later ones of the same run
     if chosen is None:
         chosen = candidates[0]
     _refuse_other_model(recipe, chosen, tokenizer_sha256)

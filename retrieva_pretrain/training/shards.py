@@ -31,7 +31,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 
 from retrieva_pretrain.training.checkpoint_files import file_sum
-from retrieva_pretrain.training.gathered_state import padding_between_buckets
+from retrieva_pretrain.training.gathered_state import begin_state, padding_between_buckets
 
 # The default sharding type of the distributed optimizer cannot be saved ("flattened_range is not supported",
 # megatron-core 0.16.1 and 0.19.2); this one can, and loads at any other number of processes.
@@ -49,6 +49,8 @@ def sharded_state(
 ) -> dict[str, Any]:
     """Describe this process's shards of weights, master weights and Adam's moments to megatron-core."""
     weights = sharded_weights(model)
+    if not is_loading:
+        begin_state(optimizer)
     with padding_between_buckets(optimizer):
         moments = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=dict(_SHARDING))
     return {"model": weights, "optimizer": moments}

@@ -11,7 +11,7 @@ from collections import deque
 from statistics import median
 from typing import Any
 
-from retrieva_pretrain.errors import RetrievaError
+from retrieva_pretrain.errors import SkippedStepsError
 from retrieva_pretrain.recipe.schema import FaultsConfig
 
 
@@ -60,10 +60,10 @@ class SkipPolicy:
         self.in_a_row += 1
 
     def refuse_endless(self, step: int, reason: str) -> None:
-        """Raise RetrievaError where so many steps in a row were skipped that waiting will not help."""
+        """Raise SkippedStepsError where so many steps in a row were skipped that waiting will not help."""
         if self.in_a_row < self.config.max_consecutive_skips:
             return
-        raise RetrievaError(
+        raise SkippedStepsError(
             f"{self.in_a_row} steps in a row were skipped, the last one, step {step + 1}, because {reason}."
             " The weights are those of the last step that was taken; skips.jsonl in the run's folder names the"
             " documents of every skipped batch. Look at them, at optimizer.lr and at the gradient norms before"

@@ -127,7 +127,7 @@ class Stepper:
         """Take the 0-based step `step`: forward and backward over the global batch, judge, clip, update.
 
         Raises:
-            RetrievaError: too many steps in a row had to be skipped.
+            SkippedStepsError: too many steps in a row had to be skipped.
         """
         position = self.curriculum.at(step)
         layout = self.layouts[position.index]

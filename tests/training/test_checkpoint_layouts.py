@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def run_layouts(world: World, processes: int, tasks: Sequence[str], python: str 
     return folder
 
 
-def tensors(run: Path) -> dict[str, Any]:
+def tensors(run: Path, *, with_steps: bool = True) -> dict[str, Any]:
     """Every global tensor of a run's checkpoint: weights, master weights, Adam's moments; and Adam's steps."""
     from megatron.core import dist_checkpointing
     from torch.distributed.checkpoint import FileSystemReader
@@ -48,13 +49,14 @@ def tensors(run: Path) -> dict[str, Any]:
         storage_reader=FileSystemReader(str(checkpoint)), keys=None, checkpoint_id=str(checkpoint)
     )
     arrays = {key: value.numpy() for key, value in found.items() if hasattr(value, "numpy")}
-    common = dist_checkpointing.load_common_state_dict(str(checkpoint))
-    arrays["steps"] = [group["step"] for group in common["optimizer"]["optimizer"]["param_groups"]]
+    if with_steps:
+        common = dist_checkpointing.load_common_state_dict(str(checkpoint))
+        arrays["steps"] = [group["step"] for group in common["optimizer"]["optimizer"]["param_groups"]]
     return arrays
 
 
-def same_after_load(folder: Path, source: str, loaded: str) -> None:
-    before, after = tensors(folder / source), tensors(folder / loaded)
+def same_after_load(folder: Path, source: str, loaded: str, *, with_steps: bool = True) -> None:
+    before, after = (tensors(folder / run, with_steps=with_steps) for run in (source, loaded))
     assert sorted(before) == sorted(after)
     for kind in ("state.exp_avg.", "state.exp_avg_sq.", "state.param.", "word_embeddings"):
         assert any(kind in key for key in before), (kind, sorted(before))
@@ -94,3 +96,14 @@ def test_a_checkpoint_of_any_layout_of_1_2_and_4_processes_loads_at_any_other(wo
         folder = run_layouts(world, processes, tasks)
         for name, layout in product(names, layouts):
             same_after_load(folder, name, f"{name}-as-{layout}of{processes}")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_an_older_megatron_core_loads_under_the_newest(world: World) -> None:
+    newest = Path(__file__).parents[2] / ".venv-latest" / "bin" / "python"
+    if not newest.exists() or version("megatron-core").split(".")[:2] != ["0", "16"]:
+        pytest.skip("needs megatron-core 0.16 here and .venv-latest beside")
+    run_layouts(world, 2, ["save=2x1"])
+    folder = run_layouts(world, 2, ["load=2x1of2,1x1"], python=str(newest))
+    # The newest keeps the count of steps where 0.16 cannot read it; the losses depend on it.
+    same_after_load(folder, "2x1of2", "2x1of2-as-1x1of2", with_steps=False)
