@@ -8,6 +8,7 @@ for. Held-out documents have places too and no tokens, so they leave without any
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -143,6 +144,9 @@ class DocumentStream:
         return _tokens(self._dataset, _starts(self._dataset, self.documents), lengths)
 
 
+_EPOCHS_LOCK = threading.Lock()
+
+
 class CorpusStream:
     """The endless stream of a corpus's training documents: epoch after epoch, each in its own keyed order."""
 
@@ -162,12 +166,14 @@ class CorpusStream:
 
     def epoch(self, number: int) -> EpochOrder:
         """Return an epoch's documents in its order."""
-        if number not in self._epochs:
-            while len(self._epochs) >= self._EPOCHS_KEPT:
-                self._epochs.popitem(last=False)
-            self._epochs[number] = self._order(number)
-        self._epochs.move_to_end(number)
-        return self._epochs[number]
+        # Read by the thread that makes samples ahead, and by whoever asks where one came from.
+        with _EPOCHS_LOCK:
+            if number not in self._epochs:
+                while len(self._epochs) >= self._EPOCHS_KEPT:
+                    self._epochs.popitem(last=False)
+                self._epochs[number] = self._order(number)
+            self._epochs.move_to_end(number)
+            return self._epochs[number]
 
     def read(self, offsets: Integers, count: int) -> Integers:
         """Return `count` tokens from each stream offset: int64 [offsets, count]."""

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Protocol
 
 import torch
+import torch.profiler
 
 
 class Platform(Protocol):
@@ -30,6 +31,18 @@ class Platform(Protocol):
 
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given, so that a clock can be read."""
+
+    def device_name(self) -> str | None:
+        """The device's name as torch gives it; None for the CPU, whose peak nobody states."""
+
+    def memory(self) -> int:
+        """Bytes: the most this process ever had allocated on its device, or what it holds of the host's memory."""
+
+    def forget_peak_memory(self) -> None:
+        """Let `memory` count the most from now on."""
+
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        """What torch's profiler can watch here."""
 
 
 def optional_packages() -> dict[str, bool]:

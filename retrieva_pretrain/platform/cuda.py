@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
@@ -31,3 +32,19 @@ class CudaPlatform:
     def synchronize(self) -> None:
         """Wait for the device's queue."""
         torch.cuda.synchronize()
+
+    def device_name(self) -> str | None:
+        """Return the name of the bound device."""
+        return torch.cuda.get_device_name()
+
+    def memory(self) -> int:
+        """Return the most bytes that torch ever had allocated on the device."""
+        return torch.cuda.max_memory_allocated()
+
+    def forget_peak_memory(self) -> None:
+        """Let `memory` count the most from now on."""
+        torch.cuda.reset_peak_memory_stats()
+
+    def profiler_activities(self) -> list[ProfilerActivity]:
+        """Return the CPU and the device."""
+        return [ProfilerActivity.CPU, ProfilerActivity.CUDA]

@@ -11,8 +11,10 @@ import ctypes
 import logging
 from typing import Any
 
+import psutil
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
 
@@ -39,6 +41,21 @@ class HostPlatform:
 
     def synchronize(self) -> None:
         """Return at once: the CPU has no queue."""
+
+    def device_name(self) -> str | None:
+        """Return None: the peak of a CPU is not in any table."""
+        return None
+
+    def memory(self) -> int:
+        """Return the process's resident memory in bytes, as it is now."""
+        return int(psutil.Process().memory_info().rss)
+
+    def forget_peak_memory(self) -> None:
+        """Do nothing: `memory` tells no peak."""
+
+    def profiler_activities(self) -> list[ProfilerActivity]:
+        """Return the CPU."""
+        return [ProfilerActivity.CPU]
 
 
 def _keep_freed_memory() -> None:

@@ -160,6 +160,10 @@ class DataConfig(Section):
         description="Folder of the indexes of the documents' order, which large corpora need; by default beside"
         " each corpus. `retrieva data index` makes them beforehand.",
     )
+    prefetch_micro_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=16,
+        description="Micro-batches that each process makes ready ahead, beside the training; 0 makes them in turn.",
+    )
 
     @field_validator("blend")
     @classmethod
@@ -370,3 +374,8 @@ class LoggingConfig(Section):
 
     log_interval: PositiveInt = Field(default=1, description="Steps between lines on the terminal.")
     tensorboard: bool = Field(default=True, description="Whether TensorBoard files are written.")
+    peak_tflops_per_gpu: PositiveFloat | None = Field(
+        default=None,
+        description="Dense BF16 peak of the device, against which MFU is told; by default from its name where that"
+        " is known, and no MFU where it is not.",
+    )

@@ -44,7 +44,7 @@ class Loop:
             self._evaluate(step)
         stop = self.stop_requests.decide()
         while step < self.curriculum.total_steps and stop is None:
-            started = time.perf_counter()
+            started, waited = time.perf_counter(), self.stepper.prefetch.waited
             self.watchdog.enter("step", step)
             result = self.stepper.train_step(step)
             platform.current().synchronize()
@@ -52,8 +52,9 @@ class Loop:
             seconds = time.perf_counter() - started
             self.stop_requests.note(seconds, self.checkpointer.slowest)
             if self.metrics is not None:
-                shown = step % self.recipe.logging.log_interval == 0 or step == self.curriculum.total_steps
-                self.metrics.train_step(step, result, seconds, show=shown)
+                skipped = self.stepper.skips.skipped
+                data_wait = self.stepper.prefetch.waited - waited
+                self.metrics.train_step(step, result, seconds, data_wait, skipped)
             stop = result.stop or self._between_steps(step)
         if stop is not None and step < self.curriculum.total_steps:
             self._leave(step, stop, has_moved=step > started_at)

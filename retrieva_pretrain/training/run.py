@@ -19,10 +19,13 @@ from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
+from retrieva_pretrain.planning.flops import training_flops
+from retrieva_pretrain.platform.peaks import dense_bf16_tflops
 from retrieva_pretrain.training import distributed
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.distributed import Ranks
 from retrieva_pretrain.training.evaluation import Evaluator
+from retrieva_pretrain.training.interval import Work
 from retrieva_pretrain.training.loop import Loop
 from retrieva_pretrain.training.metrics import MetricsLog
 from retrieva_pretrain.training.outcome import forget_outcome, write_outcome
@@ -99,7 +102,11 @@ def _train(run: PreparedRun, ranks: Ranks, stop_requests: StopRequests, watchdog
     if ranks.is_first:
         run.folder.write_recipe(recipe, run.identity)
         metrics = MetricsLog(
-            run.folder.path, stepper.curriculum, step, tensorboard=recipe.logging.tensorboard
+            run.folder.path,
+            _work(run, stepper),
+            step,
+            tensorboard=recipe.logging.tensorboard,
+            log_interval=recipe.logging.log_interval,
         )
         _say_start(run, stepper, resumed.checkpoint, metrics, step)
     checkpointer = Checkpointer(
@@ -113,8 +120,16 @@ def _train(run: PreparedRun, ranks: Ranks, stop_requests: StopRequests, watchdog
     try:
         Loop(stepper, evaluator, checkpointer, metrics).run(step)
     finally:
+        stepper.prefetch.close()
         if metrics is not None:
             metrics.close()
+
+
+def _work(run: PreparedRun, stepper: Stepper) -> Work:
+    """Return what the run computes, and on what."""
+    peak = run.recipe.logging.peak_tflops_per_gpu or dense_bf16_tflops(platform.current().device_name())
+    flops = training_flops(run.recipe, run.padded_vocab_size)
+    return Work(stepper.curriculum, flops, stepper.ranks.world_size, peak)
 
 
 def _ensure_indexes(run: PreparedRun, step: int, ranks: distributed.Ranks) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import TrainingSamples
+from retrieva_pretrain.data.prefetch import Prefetch
 from retrieva_pretrain.model.optimizer import set_learning_rate
 from retrieva_pretrain.recipe.layout import StageLayout
 from retrieva_pretrain.recipe.schema import Recipe
@@ -113,6 +114,13 @@ class Stepper:
         self.stop_requests = stop_requests
         self.watchdog = watchdog
         self.skips = SkipPolicy(recipe.faults)
+        self.prefetch = Prefetch(
+            samples,
+            ranks.data_parallel_rank,
+            ranks.data_parallel_size,
+            [layout.micro_batch_size for layout in layouts],
+            recipe.data.prefetch_micro_batches,
+        )
         self._has_stepped = False
 
     def state(self) -> dict[str, Any]:
@@ -138,7 +146,7 @@ class Stepper:
 
         scores = run_micro_batches(
             self.model,
-            self._micro_batches(step, position.seq_length, layout),
+            self._micro_batches(step, position.seq_length),
             seq_length=position.seq_length,
             micro_batch_size=layout.micro_batch_size,
             num_microbatches=layout.num_microbatches,
@@ -186,11 +194,10 @@ class Stepper:
         self.watchdog.enter("step" if self._has_stepped else "start", step)
         seed_random_streams(self.recipe.seed, step, micro_batch.first_sample)
 
-    def _micro_batches(self, step: int, seq_length: int, layout: StageLayout) -> Iterator[MicroBatch]:
+    def _micro_batches(self, step: int, seq_length: int) -> Iterator[MicroBatch]:
         rate = self.recipe.masking_probability(self.curriculum.at(step).index)
         slots = scored_slots(rate, seq_length)
-        share = self.ranks.data_parallel_rank, self.ranks.data_parallel_size
-        for numbers, samples in self.samples.micro_batches(step, *share, layout.micro_batch_size):
+        for numbers, samples in self.prefetch.step(step):
             yield to_device(samples, int(numbers[0]), slots)
 
 

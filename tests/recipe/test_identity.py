@@ -37,6 +37,8 @@ def of(*overrides: str, corpora: str = "c", tokenizer: str = "t") -> dict[str, A
         "tokenizer.model=moved.model",
         "data.blend.0.path=moved/ja_cc",
         "data.index_dir=/scratch/indexes",
+        "data.prefetch_micro_batches=0",
+        "logging.peak_tflops_per_gpu=989",
     ],
 )
 def test_a_restart_may_change_where_and_how_fast_it_runs(override: str) -> None:
@@ -69,7 +71,16 @@ def test_what_decides_the_weights_may_not_change(override: str, line: str) -> No
 
 
 def test_a_field_that_nobody_declared_free_is_fixed() -> None:
-    free = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "logging", "deterministic"}
+    free = {
+        "name",
+        "runs_dir",
+        "parallelism",
+        "checkpoint",
+        "evaluation",
+        "faults",
+        "logging",
+        "deterministic",
+    }
     assert set(of()) == set(Recipe.model_fields) - free
     assert set(of()["curriculum"][0]) == set(Stage.model_fields) - {"max_micro_batch_size", "name"}
     for section, model in (("model", ModelConfig), ("optimizer", OptimizerConfig)):
