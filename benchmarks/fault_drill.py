@@ -45,8 +45,8 @@ PAGE = REPOSITORY / "docs" / "benchmarks" / "fault-drill.md"
 PROCESSES = 2
 STEP_TIMEOUT = 20
 SETTINGS = [f"faults.step_timeout={STEP_TIMEOUT}", "faults.pause_timeout=90", "checkpoint.keep=4"]
-# Seconds between the start of a training and its fault: some fall into start-up, most between steps.
-EARLIEST, LATEST = 5.0, 45.0
+# One fault in so many falls into a start, so many seconds into it; the others into the first seconds of its steps.
+DURING_START, START_SECONDS, STEP_SECONDS = 0.15, 15.0, 30.0
 
 
 class Drill:
@@ -71,10 +71,10 @@ class Drill:
                 self._begin()
                 while self._is_running():
                     stormy = time.monotonic() - began < 60 * minutes
-                    wait = self.draw.uniform(EARLIEST, LATEST) if stormy else 3600.0
-                    if self._ends_within(wait):
+                    if not stormy:
+                        self._ends_within(3600.0)
                         break
-                    if stormy:
+                    if not self._ends_before_its_time():
                         self._strike(self.draw.choice(self.FAULTS))
                 self._end()
                 if self.draw.random() < 0.4 and time.monotonic() - began < 60 * minutes:
@@ -96,6 +96,20 @@ class Drill:
 
     def _is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def _ends_before_its_time(self) -> bool:
+        """Wait for the moment of the next fault; returns whether the training has ended before."""
+        if self.draw.random() < DURING_START:
+            return self._ends_within(self.draw.uniform(0.0, START_SECONDS))
+        written = self._metrics_size()
+        while self._metrics_size() == written:  # it takes no steps yet
+            if self._ends_within(0.2):
+                return True
+        return self._ends_within(self.draw.uniform(0.0, STEP_SECONDS))
+
+    def _metrics_size(self) -> int:
+        path = self.run / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
 
     def _ends_within(self, seconds: float) -> bool:
         assert self.process is not None

@@ -6,11 +6,12 @@ import time
 from dataclasses import asdict
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.errors import SkippedStepsError
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.metrics import MetricsLog
 from retrieva_pretrain.training.saying import say
-from retrieva_pretrain.training.step import Stepper
+from retrieva_pretrain.training.step import Stepper, StepResult
 from retrieva_pretrain.training.stopping import Stopped
 
 
@@ -46,7 +47,7 @@ class Loop:
         while step < self.curriculum.total_steps and stop is None:
             started, waited = time.perf_counter(), self.stepper.prefetch.waited
             self.watchdog.enter("step", step)
-            result = self.stepper.train_step(step)
+            result = self._take(step)
             platform.current().synchronize()
             step += 1
             seconds = time.perf_counter() - started
@@ -60,6 +61,15 @@ class Loop:
             self._leave(step, stop, has_moved=step > started_at)
         self.watchdog.enter("checkpoint", step)
         self.checkpointer.finish()
+
+    def _take(self, step: int) -> StepResult:
+        try:
+            return self.stepper.train_step(step)
+        except SkippedStepsError:
+            # The run ends, on all processes alike; a checkpoint that is being written need not be lost with it.
+            self.watchdog.enter("checkpoint", step)
+            self.checkpointer.finish()
+            raise
 
     def _between_steps(self, step: int) -> str | None:
         """Evaluate and save where it is time; returns why the run is to stop, where it was asked meanwhile."""
