@@ -171,7 +171,7 @@ def run_python(tmp_path: Path) -> RunPython:
     whole process.
     """
 
-    def run(program: str, *, processes: int = 1) -> str:
+    def run(program: str, *, processes: int = 1, arguments: Sequence[str] = ()) -> str:
         file = tmp_path / "program.py"
         file.write_text(program, encoding="utf-8")
         launcher: list[str] = []
@@ -179,7 +179,7 @@ def run_python(tmp_path: Path) -> RunPython:
             launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
             launcher += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
         done = subprocess.run(
-            [sys.executable, *launcher, str(file)],
+            [sys.executable, *launcher, str(file), *arguments],
             capture_output=True,
             text=True,
             check=False,

@@ -13,6 +13,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.model.initialization import draw_initial_weights
 from retrieva_pretrain.model.masked_lm import MaskedLanguageModel
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -48,8 +49,10 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "pipeline_model_parallel_size": recipe.parallelism.pipeline_model_parallel_size,
         "deterministic_mode": recipe.deterministic,
         "calculate_per_token_loss": True,
-        # The CPU draws the same full weight for every tensor-parallel size and slices it.
+        "sequence_parallel": recipe.parallelism.sequence_parallel,
+        # Weights are drawn in initialization.py, on the CPU and whole, so that every layout begins alike.
         "use_cpu_initialization": True,
+        "perform_initialization": False,
         # Megatron's Adam keeps fp32 master weights; attention scores are normalised in fp32.
         "attention_softmax_in_fp32": True,
         # The fused kernels need Apex or a GPU, and none has been run with this model yet.
@@ -70,10 +73,7 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         padded_vocab_size: rows of the embedding, a multiple of the tensor-parallel size.
         changes: overrides of `TransformerConfig` fields.
     """
-    # All ranks draw alike: data-parallel replicas must start equal, tensor-parallel ranks slice one weight.
-    # Pipeline stages hold other layers, which must not start alike: Megatron's own spacing of their seeds.
-    torch.manual_seed(recipe.seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
-    return MaskedLanguageModel(
+    model = MaskedLanguageModel(
         config=transformer_config(recipe, **changes),
         num_tokentypes=0,
         transformer_layer_spec=bert_layer_local_spec,
@@ -85,6 +85,10 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         share_embeddings_and_output_weights=recipe.model.share_embeddings_and_output_weights,
         add_binary_head=False,
     )
+    draw_initial_weights(
+        model, seed=recipe.seed, std=recipe.model.init_method_std, num_layers=recipe.model.num_layers
+    )
+    return model
 
 
 def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataParallel:

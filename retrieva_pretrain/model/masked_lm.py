@@ -19,6 +19,17 @@ from torch import Tensor
 class MaskedLanguageModel(BertModel):  # type: ignore[misc]
     """BERT with the masked-LM head: no next-sentence head, no token types."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what `BertModel` takes."""
+        super().__init__(*arguments, **options)
+        if self.post_process and self.config.sequence_parallel:
+            # The head runs on positions gathered from the whole sequence, on every tensor-parallel process alike:
+            # it gathers nothing itself, and its gradients, equal already, must not be added up.
+            for parameter in self.lm_head.parameters():
+                parameter.sequence_parallel = False
+            self.output_layer.sequence_parallel = False
+            self.output_layer.allreduce_dgrad = True
+
     def forward(
         self,
         input_ids: Tensor,
@@ -56,6 +67,11 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
         if not self.post_process:
             return cast(Tensor, hidden_states)
 
+        if self.config.sequence_parallel:
+            # [s / tp, b, h] -> [s, b, h]; the gradients that come back are those of the whole loss on every process.
+            hidden_states = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden_states, tensor_parallel_output_grad=False
+            )
         if scored_positions is not None:
             hidden_states = _gather_positions(hidden_states, scored_positions)
         weight = (

@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
 
 
 class CudaPlatform:
@@ -24,6 +25,7 @@ class CudaPlatform:
             )
         torch.cuda.set_device(local_rank)
         use_adam_with_fused_state_layout()
+        use_norms_that_know_sequence_parallelism()
 
     def device(self) -> torch.device:
         """Return the bound device."""

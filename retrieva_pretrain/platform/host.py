@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
 
 _HOST = torch.device("cpu")
 # Numbers of glibc's <malloc.h>.
@@ -34,6 +35,7 @@ class HostPlatform:
         _keep_freed_memory()
         _answer_for_cuda()
         use_adam_with_fused_state_layout()
+        use_norms_that_know_sequence_parallelism()
 
     def device(self) -> torch.device:
         """Return the CPU."""

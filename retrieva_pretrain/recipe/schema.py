@@ -150,6 +150,18 @@ def _parallelism_problems(recipe: Recipe) -> Iterator[str]:
             f"parallelism.tensor_model_parallel_size: {tensor} neither divides model.num_query_groups {groups} nor"
             " is a multiple of it; change one of them"
         )
+    if recipe.parallelism.sequence_parallel:
+        if tensor == 1:
+            yield (
+                "parallelism.sequence_parallel: divides what tensor parallelism leaves whole; set"
+                " tensor_model_parallel_size to 2 or more, or leave it out"
+            )
+        for number, stage in enumerate(recipe.curriculum):
+            if stage.seq_length % tensor:
+                yield (
+                    f"curriculum.{number}.seq_length: {stage.seq_length} is not divisible by"
+                    f" tensor_model_parallel_size {tensor}, which sequence_parallel asks for"
+                )
     pipeline = recipe.parallelism.pipeline_model_parallel_size
     if model.num_layers % pipeline:
         yield (

@@ -313,6 +313,10 @@ class ParallelismConfig(Section):
     pipeline_model_parallel_size: PositiveInt = Field(
         default=1, description="Processes that share the stack."
     )
+    sequence_parallel: bool = Field(
+        default=False,
+        description="Whether norms and dropout divide the sequence over the processes that share each layer.",
+    )
     use_distributed_optimizer: bool = Field(
         default=True, description="Whether optimizer states are divided over data-parallel processes."
     )
