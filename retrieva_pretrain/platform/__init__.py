@@ -7,7 +7,6 @@ runs on the cluster.
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -26,6 +25,9 @@ class Platform(Protocol):
     def prepare(self, local_rank: int) -> None:
         """Claim this process's device. Must run before any megatron-core object is built."""
 
+    def make_deterministic(self) -> None:
+        """Ask for results that are the same to the bit at every run. Must run before the device is used."""
+
     def device(self) -> torch.device:
         """The device on which this process keeps its model and batches."""
 
@@ -43,24 +45,6 @@ class Platform(Protocol):
 
     def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
         """What torch's profiler can watch here."""
-
-
-def optional_packages() -> dict[str, bool]:
-    """Return which of NVIDIA's packages that megatron-core uses where it finds them are installed.
-
-    `apex` counts only where it has NVIDIA's optimizers: PyPI has another package of that name.
-    """
-    return {name: _has(module) for name, module in _OPTIONAL.items()}
-
-
-_OPTIONAL = {"Transformer Engine": "transformer_engine.pytorch", "Apex": "apex.optimizers"}
-
-
-def _has(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 @cache

@@ -37,6 +37,10 @@ class HostPlatform:
         use_adam_with_fused_state_layout()
         use_norms_that_know_sequence_parallelism()
 
+    def make_deterministic(self) -> None:
+        """Let torch refuse what is not deterministic; the CPU otherwise is."""
+        torch.use_deterministic_algorithms(True)
+
     def device(self) -> torch.device:
         """Return the CPU."""
         return _HOST

@@ -8,9 +8,12 @@ from typing import Any
 from retrieva_pretrain.recipe.schema import Recipe
 
 # A restart may change where and how fast a run goes, what it says and how often it saves.
-_FREE = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "faults", "logging", "deterministic"}
+_FREE = {
+    *("name", "runs_dir", "parallelism", "kernels", "checkpoint", "evaluation", "faults", "logging"),
+    "deterministic",
+}
 _FREE_IN_DATA = {"index_dir", "prefetch_micro_batches"}
-_FREE_IN_STAGE = {"max_micro_batch_size", "name"}
+_FREE_IN_STAGE = {"max_micro_batch_size", "name", "recompute_granularity", "recompute_num_layers"}
 
 
 def identity(

@@ -13,6 +13,7 @@ from retrieva_pretrain.recipe.sections import (
     DataConfig,
     EvaluationConfig,
     FaultsConfig,
+    KernelsConfig,
     LoggingConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "FaultsConfig",
+    "KernelsConfig",
     "LoggingConfig",
     "ModelConfig",
     "ObjectiveConfig",
@@ -74,6 +76,7 @@ class Recipe(Section):
     parallelism: ParallelismConfig = Field(
         default=ParallelismConfig(), description="How the model is divided over processes."
     )
+    kernels: KernelsConfig = Field(default=KernelsConfig(), description="Which implementation computes what.")
     checkpoint: CheckpointConfig = Field(
         default=CheckpointConfig(), description="When checkpoints are written."
     )
@@ -163,6 +166,15 @@ def _parallelism_problems(recipe: Recipe) -> Iterator[str]:
                     f" tensor_model_parallel_size {tensor}, which sequence_parallel asks for"
                 )
     pipeline = recipe.parallelism.pipeline_model_parallel_size
+    if (
+        recipe.data.reset_attention_mask
+        and recipe.kernels.transformer_impl == "transformer_engine"
+        and (pipeline > 1 or recipe.parallelism.sequence_parallel)
+    ):
+        yield (
+            "kernels.transformer_impl: transformer_engine packs documents only without pipeline and sequence"
+            " parallelism; use local, or divide the model otherwise"
+        )
     if model.num_layers % pipeline:
         yield (
             f"parallelism.pipeline_model_parallel_size: {pipeline} does not divide model.num_layers"

@@ -301,9 +301,60 @@ class Stage(Section):
         " divisor of global_batch_size / data-parallel size not above it."
     )
     name: PlainText | None = Field(default=None, description="A name for logs and pictures.")
+    recompute_granularity: Literal["full", "selective"] | None = Field(
+        default=None,
+        description="What is computed again for backward instead of kept: whole layers (full), or the attention of"
+        " each (selective).",
+    )
+    recompute_num_layers: PositiveInt | None = Field(
+        default=None,
+        description="With full: layers of each pipeline stage that are computed again; all where it is not given.",
+    )
     masking_probability: MaskingRate | None = Field(
         default=None, description="The stage's own masking rate instead of objective.masking_probability."
     )
+
+    @model_validator(mode="after")
+    def _recomputes(self) -> Stage:
+        problems = []
+        if self.recompute_num_layers is not None and self.recompute_granularity != "full":
+            problems.append(
+                "recompute_num_layers: goes with recompute_granularity full; set that, or leave it out"
+            )
+        return refuse(self, problems)
+
+
+class KernelsConfig(Section):
+    """Which implementation computes what. All of it was run with `local` and without fusions only."""
+
+    transformer_impl: Literal["local", "transformer_engine"] = Field(
+        default="local",
+        description="megatron-core's own layers, or Transformer Engine's where it is installed.",
+    )
+    attention_backend: Literal["auto", "flash", "fused", "unfused"] = Field(
+        default="auto",
+        description="Transformer Engine: which attention it uses; auto leaves the choice to it.",
+    )
+    bias_activation_fusion: bool = Field(default=False, description="One kernel for SwiGLU and its bias.")
+    bias_dropout_fusion: bool = Field(
+        default=False, description="One kernel for bias, dropout and the residual sum."
+    )
+    masked_softmax_fusion: bool = Field(
+        default=False, description="Apex's kernel for the softmax of the local attention."
+    )
+    gradient_accumulation_fusion: bool = Field(
+        default=False, description="Apex's kernel that adds gradients of weights up as it computes them."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> KernelsConfig:
+        problems = []
+        if self.transformer_impl == "local" and self.attention_backend != "auto":
+            problems.append(
+                f"attention_backend: {self.attention_backend} is Transformer Engine's; set transformer_impl to"
+                " transformer_engine, or leave it out"
+            )
+        return refuse(self, problems)
 
 
 class ParallelismConfig(Section):
@@ -317,9 +368,26 @@ class ParallelismConfig(Section):
         default=False,
         description="Whether norms and dropout divide the sequence over the processes that share each layer.",
     )
+    overlap_grad_reduce: bool = Field(
+        default=False, description="Whether gradients are reduced while others are still computed."
+    )
+    overlap_param_gather: bool = Field(
+        default=False,
+        description="Whether updated weights are gathered while the next step begins; needs the distributed"
+        " optimizer and overlap_grad_reduce.",
+    )
     use_distributed_optimizer: bool = Field(
         default=True, description="Whether optimizer states are divided over data-parallel processes."
     )
+
+    @model_validator(mode="after")
+    def _overlaps(self) -> ParallelismConfig:
+        problems = []
+        if self.overlap_param_gather and not (self.use_distributed_optimizer and self.overlap_grad_reduce):
+            problems.append(
+                "overlap_param_gather: needs use_distributed_optimizer and overlap_grad_reduce; set them, or leave it out"
+            )
+        return refuse(self, problems)
 
 
 class CheckpointConfig(Section):

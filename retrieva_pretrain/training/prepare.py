@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieva_pretrain.data.corpora import Corpora
+from retrieva_pretrain.optional_packages import refuse_missing_packages
 from retrieva_pretrain.recipe.identity import identity
 from retrieva_pretrain.recipe.layout import StageLayout, padded_vocab_size, stage_layouts
 from retrieva_pretrain.recipe.schema import Recipe
@@ -37,11 +38,12 @@ def prepare(recipe: Recipe) -> PreparedRun:
     Nothing is written.
 
     Raises:
-        RecipeError: the recipe does not fit this number of processes.
+        RecipeError: the recipe does not fit this number of processes, or asks for packages that are not here.
         CorpusError: a corpus is not there, is damaged, or was made with another tokenizer.
         CheckpointError: the run's folder belongs to another recipe or holds nothing whole, or `init_from` names
             nothing that fits.
     """
+    refuse_missing_packages(recipe)
     layouts = stage_layouts(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     corpora = Corpora.open(recipe)
     folder = RunFolder.of(recipe)

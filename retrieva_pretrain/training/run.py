@@ -10,8 +10,6 @@ import platform as python_platform
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
@@ -19,6 +17,7 @@ from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
+from retrieva_pretrain.optional_packages import optional_packages
 from retrieva_pretrain.planning.flops import training_flops
 from retrieva_pretrain.platform.peaks import dense_bf16_tflops
 from retrieva_pretrain.training import distributed
@@ -48,7 +47,8 @@ def train(run: PreparedRun, *, exit_before: float | None = None) -> int:
     if os.environ.get("RANK", "0") == "0":
         forget_outcome(folder)
     stop_requests = StopRequests(exit_before)
-    torch.use_deterministic_algorithms(recipe.deterministic)
+    if recipe.deterministic:
+        platform.current().make_deterministic()
     ranks = distributed.initialize(recipe)
     watchdog = Watchdog(
         recipe.faults,
@@ -164,7 +164,7 @@ def _say_start(
         f"  vocabulary {run.corpora.tokenizer.vocab_size:,} padded to {run.padded_vocab_size:,};"
         f" Python {python_platform.python_version()}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
     )
-    packages = platform.optional_packages()
+    packages = optional_packages()
     say(
         "  "
         + ", ".join(f"{name} {'found' if found else 'not installed'}" for name, found in packages.items())

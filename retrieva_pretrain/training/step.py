@@ -21,6 +21,7 @@ from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import TrainingSamples
 from retrieva_pretrain.data.prefetch import Prefetch
 from retrieva_pretrain.model.optimizer import set_learning_rate
+from retrieva_pretrain.model.recompute import set_recompute
 from retrieva_pretrain.recipe.layout import StageLayout
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.batch import MicroBatch, scored_slots, to_device
@@ -122,6 +123,7 @@ class Stepper:
             recipe.data.prefetch_micro_batches,
         )
         self._has_stepped = False
+        self._stage: int | None = None
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must remember beside tensors, as plain JSON; the same on every process."""
@@ -139,6 +141,9 @@ class Stepper:
         """
         position = self.curriculum.at(step)
         layout = self.layouts[position.index]
+        if self._stage != position.index:
+            self._stage = position.index
+            set_recompute(self.model, position.stage)
         rate = learning_rate(self.recipe, step)
         set_learning_rate(self.optimizer, self.recipe, rate)
         self.model.zero_grad_buffer()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from retrieva_pretrain.data.batches import TrainingSamples
@@ -48,3 +52,31 @@ def test_attention_inside_documents_is_refused_over_corpora_that_do_not_mark_the
     assert "`bos: <CLS>` and `eod: <SEP>`" in message
     assert "leave reset_attention_mask false" in message
     assert not (world.folder / "runs").exists()
+
+
+def test_attention_inside_documents_and_recomputation_train_on_every_layout(
+    world: World, make_corpus: Callable[..., Path]
+) -> None:
+    draw = random.Random(2)
+    for name in ("a", "b"):
+        documents = [[draw.randint(200, 299) for _ in range(draw.randint(3, 40))] for _ in range(90)]
+        make_corpus(world.folder / "inside", name, documents, bos="<CLS>", eod="<SEP>")
+    settings = [
+        f"data.blend=[{{path: {world.folder}/inside/a}}, {{path: {world.folder}/inside/b}}]",
+        "data.reset_attention_mask=true",
+        "data.reset_position_ids=true",
+        "model.hidden_dropout=0.0",
+        "model.attention_dropout=0.0",
+        "precision=fp32",
+    ]
+    one = world.losses("name=one", *settings, processes=1)
+    assert one[-1] < one[0] - 0.1
+    again = [
+        "curriculum.1.recompute_granularity=selective",
+        "curriculum.2.recompute_granularity=full",
+        "parallelism.pipeline_model_parallel_size=2",
+    ]
+    two = world.losses("name=two", *settings, *again, processes=2)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    across = world.losses("name=across", *settings, "data.reset_attention_mask=false", processes=1)
+    assert abs(across[0] - one[0]) > 1e-4, "the documents' neighbours were seen all along"

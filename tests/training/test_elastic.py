@@ -32,6 +32,54 @@ def test_one_and_two_processes_give_the_same_losses_without_dropout(
     np.testing.assert_allclose(two, one, rtol=tolerance)
 
 
+TENSOR = "parallelism.tensor_model_parallel_size=2"
+SEQUENCE = "parallelism.sequence_parallel=true"
+PIPELINE = "parallelism.pipeline_model_parallel_size=2"
+OVERLAP = ("parallelism.overlap_grad_reduce=true", "parallelism.overlap_param_gather=true")
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, list[float]]:
+    """Losses of one process by precision, trained once."""
+    return {}
+
+
+def losses_of(world: World, precision: str, settings: tuple[str, ...], processes: int) -> list[float]:
+    return world.losses("name=divided", *NO_DROPOUT, f"precision={precision}", *settings, processes=processes)
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [(2, (TENSOR, SEQUENCE)), (2, (PIPELINE,)), (2, OVERLAP)],
+    ids=["TP=2 with sequence parallelism", "PP=2", "DP=2, overlapped"],
+)
+def test_a_divided_model_gives_the_losses_of_one_process(
+    world: World, alone: dict[str, list[float]], processes: int, settings: tuple[str, ...]
+) -> None:
+    if not alone:
+        alone["fp32"] = losses_of(world, "fp32", ("name=one",), 1)
+    np.testing.assert_allclose(losses_of(world, "fp32", settings, processes), alone["fp32"], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-3)])
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [
+        (2, (TENSOR,)),
+        (4, (TENSOR, SEQUENCE, PIPELINE)),
+        (4, (TENSOR, SEQUENCE, *OVERLAP)),
+        (4, (PIPELINE, *OVERLAP)),
+    ],
+    ids=["TP=2", "TP=2, PP=2", "TP=2, DP=2", "PP=2, DP=2"],
+)
+def test_a_model_divided_in_several_ways_gives_the_losses_of_one_process(
+    world: World, precision: str, tolerance: float, processes: int, settings: tuple[str, ...]
+) -> None:
+    one = losses_of(world, precision, ("name=one",), 1)
+    np.testing.assert_allclose(losses_of(world, precision, settings, processes), one, rtol=tolerance)
+
+
 def test_a_run_goes_on_with_another_number_of_processes_and_micro_batches(world: World) -> None:
     settings = (*NO_DROPOUT, "precision=fp32", "checkpoint.save_interval=100")
     undisturbed = world.losses("name=undisturbed", *settings, processes=1)
