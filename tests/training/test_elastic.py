@@ -44,8 +44,11 @@ def alone() -> dict[str, list[float]]:
     return {}
 
 
-def losses_of(world: World, precision: str, settings: tuple[str, ...], processes: int) -> list[float]:
-    return world.losses("name=divided", *NO_DROPOUT, f"precision={precision}", *settings, processes=processes)
+def losses_of(
+    world: World, name: str, precision: str, settings: tuple[str, ...], processes: int
+) -> list[float]:
+    settings = (f"name={name}", *NO_DROPOUT, f"precision={precision}", *settings)
+    return world.losses(*settings, processes=processes)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +60,10 @@ def test_a_divided_model_gives_the_losses_of_one_process(
     world: World, alone: dict[str, list[float]], processes: int, settings: tuple[str, ...]
 ) -> None:
     if not alone:
-        alone["fp32"] = losses_of(world, "fp32", ("name=one",), 1)
-    np.testing.assert_allclose(losses_of(world, "fp32", settings, processes), alone["fp32"], rtol=1e-5)
+        alone["fp32"] = losses_of(world, "one", "fp32", (), 1)
+    np.testing.assert_allclose(
+        losses_of(world, "divided", "fp32", settings, processes), alone["fp32"], rtol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -76,8 +81,10 @@ def test_a_divided_model_gives_the_losses_of_one_process(
 def test_a_model_divided_in_several_ways_gives_the_losses_of_one_process(
     world: World, precision: str, tolerance: float, processes: int, settings: tuple[str, ...]
 ) -> None:
-    one = losses_of(world, precision, ("name=one",), 1)
-    np.testing.assert_allclose(losses_of(world, precision, settings, processes), one, rtol=tolerance)
+    one = losses_of(world, "one", precision, (), 1)
+    np.testing.assert_allclose(
+        losses_of(world, "divided", precision, settings, processes), one, rtol=tolerance
+    )
 
 
 def test_a_run_goes_on_with_another_number_of_processes_and_micro_batches(world: World) -> None:
