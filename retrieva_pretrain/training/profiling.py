@@ -36,8 +36,10 @@ class StepProfiler:
             self._write(done)
 
     def close(self, done: int) -> None:
-        """End and write what there is of steps that the run did not come to the end of."""
+        """End and write what there is of steps that the run did not come to the end of; say if there is nothing."""
         self._write(done)
+        if not self._first:
+            say(f"no trace: this start took none of the steps {self._steps.first} to {self._steps.last}")
 
     def _write(self, last: int) -> None:
         if self._profile is None:
