@@ -76,10 +76,13 @@ class Loop:
         evaluates = self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0
         if evaluates:
             self._evaluate(step)
-        self.watchdog.enter("checkpoint", step)
+        # Not at every step: another phase sets the watchdog's timer anew, which starts a thread.
+        if self.checkpointer.is_saving:
+            self.watchdog.enter("checkpoint", step)
         is_retry = self.checkpointer.poll(step)
         saves = self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0 or is_retry
         if saves:
+            self.watchdog.enter("checkpoint", step)
             self._save(step)
         # These may have taken long, and whoever asks does not wait for ever.
         return self.stop_requests.decide() if evaluates or saves else None
