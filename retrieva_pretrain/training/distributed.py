@@ -89,6 +89,13 @@ def sum_over_processes(values: list[float]) -> list[float]:
     return [float(v) for v in tensor.tolist()]
 
 
+def largest_of_processes(value: float) -> float:
+    """Return the largest of the processes' numbers; all get it."""
+    tensor = torch.tensor([value], dtype=torch.float64, device=platform.current().device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor.item())
+
+
 def counts_in_sums() -> bool:
     """Whether this process's figures enter sums over all processes: once per data-parallel rank.
 

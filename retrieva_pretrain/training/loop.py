@@ -10,13 +10,14 @@ from retrieva_pretrain.errors import SkippedStepsError
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.profiling import StepProfiler
 from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import Stepper, StepResult
 from retrieva_pretrain.training.stopping import Stopped
 
 
 class Loop:
-    """Takes steps; logs, evaluates and saves between them. `metrics` is None on all processes but one."""
+    """Takes steps; logs, evaluates and saves between them. `metrics` and `profiler` are None on all but one."""
 
     def __init__(
         self,
@@ -24,6 +25,7 @@ class Loop:
         evaluator: Evaluator,
         checkpointer: Checkpointer,
         metrics: MetricsLog | None,
+        profiler: StepProfiler | None = None,
     ) -> None:
         self.stepper = stepper
         self.curriculum = stepper.curriculum
@@ -33,6 +35,7 @@ class Loop:
         self.evaluator = evaluator
         self.checkpointer = checkpointer
         self.metrics = metrics
+        self.profiler = profiler
 
     def run(self, step: int) -> None:
         """Take the steps from `step` to the end of the curriculum.
@@ -47,6 +50,8 @@ class Loop:
         while step < self.curriculum.total_steps and stop is None:
             started, waited = time.perf_counter(), self.stepper.prefetch.waited
             self.watchdog.enter("step", step)
+            if self.profiler is not None:
+                self.profiler.before_step(step)
             result = self._take(step)
             platform.current().synchronize()
             step += 1
@@ -56,7 +61,12 @@ class Loop:
                 skipped = self.stepper.skips.skipped
                 data_wait = self.stepper.prefetch.waited - waited
                 self.metrics.train_step(step, result, seconds, data_wait, skipped)
+            if self.profiler is not None:
+                self.watchdog.enter("checkpoint", step)
+                self.profiler.after_step(step)
             stop = result.stop or self._between_steps(step)
+        if self.profiler is not None:
+            self.profiler.close(step)
         if stop is not None and step < self.curriculum.total_steps:
             self._leave(step, stop, has_moved=step > started_at)
         self.watchdog.enter("checkpoint", step)
@@ -76,10 +86,13 @@ class Loop:
         evaluates = self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0
         if evaluates:
             self._evaluate(step)
-        self.watchdog.enter("checkpoint", step)
+        # Not at every step: another phase sets the watchdog's timer anew, which starts a thread.
+        if self.checkpointer.is_saving:
+            self.watchdog.enter("checkpoint", step)
         is_retry = self.checkpointer.poll(step)
         saves = self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0 or is_retry
         if saves:
+            self.watchdog.enter("checkpoint", step)
             self._save(step)
         # These may have taken long, and whoever asks does not wait for ever.
         return self.stop_requests.decide() if evaluates or saves else None

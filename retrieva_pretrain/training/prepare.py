@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import DataPrepError
+from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.data.corpora import Corpora
+from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.optional_packages import refuse_missing_packages
 from retrieva_pretrain.recipe.identity import identity
 from retrieva_pretrain.recipe.layout import StageLayout, padded_vocab_size, stage_layouts
@@ -30,6 +33,20 @@ class PreparedRun:
     padded_vocab_size: int
     initial: Path | None = None
     """The checkpoint whose weights the run begins with; None for random ones, or where the run goes on."""
+
+
+def prepare_dry_run(recipe: Recipe) -> int:
+    """Check a recipe against the processes torchrun started (or one) alone; return its tokenizer's pieces.
+
+    Raises:
+        RecipeError: the recipe does not fit this number of processes.
+        CorpusError: the tokenizer is not there or cannot be read.
+    """
+    stage_layouts(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+    try:
+        return Tokenizer(Path(recipe.tokenizer.model)).vocab_size
+    except DataPrepError as error:
+        raise CorpusError(f"tokenizer.model: {error}") from None
 
 
 def prepare(recipe: Recipe) -> PreparedRun:

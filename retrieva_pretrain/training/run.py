@@ -29,6 +29,8 @@ from retrieva_pretrain.training.loop import Loop
 from retrieva_pretrain.training.metrics import MetricsLog
 from retrieva_pretrain.training.outcome import forget_outcome, write_outcome
 from retrieva_pretrain.training.prepare import PreparedRun
+from retrieva_pretrain.training.profiled_steps import ProfiledSteps
+from retrieva_pretrain.training.profiling import StepProfiler
 from retrieva_pretrain.training.resume import resume
 from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import Stepper
@@ -36,10 +38,13 @@ from retrieva_pretrain.training.stopping import Stopped, StopRequests
 from retrieva_pretrain.training.watchdog import Watchdog
 
 
-def train(run: PreparedRun, *, exit_before: float | None = None) -> int:
+def train(
+    run: PreparedRun, *, exit_before: float | None = None, profiled: ProfiledSteps | None = None
+) -> int:
     """Train to the end of the curriculum, from the run's newest checkpoint where there is one.
 
     `exit_before`: seconds since this process was started, before which the run must have saved and left.
+    `profiled`: the steps of which a trace is written.
 
     Returns the exit code: `DONE`, or `REQUEUE` where the run was asked to stop, has saved and can be started again.
     """
@@ -57,7 +62,7 @@ def train(run: PreparedRun, *, exit_before: float | None = None) -> int:
         on_hang=lambda message: write_outcome(folder, "hung", step=None, message=message),
     )
     try:
-        _train(run, ranks, stop_requests, watchdog)
+        _train(run, ranks, stop_requests, watchdog, profiled)
         if ranks.is_first:
             write_outcome(folder, "done", step=Curriculum(recipe).total_steps, message="the run is complete")
         return DONE
@@ -77,7 +82,13 @@ def train(run: PreparedRun, *, exit_before: float | None = None) -> int:
         watchdog.close()
 
 
-def _train(run: PreparedRun, ranks: Ranks, stop_requests: StopRequests, watchdog: Watchdog) -> None:
+def _train(
+    run: PreparedRun,
+    ranks: Ranks,
+    stop_requests: StopRequests,
+    watchdog: Watchdog,
+    profiled: ProfiledSteps | None,
+) -> None:
     """Build everything, go on from the newest checkpoint and take the steps."""
     recipe = run.recipe
     model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
@@ -117,8 +128,9 @@ def _train(run: PreparedRun, ranks: Ranks, stop_requests: StopRequests, watchdog
         for_ever={stepper.curriculum.stage_steps(stage)[1] for stage in range(len(recipe.curriculum))},
         metrics=metrics,
     )
+    profiler = StepProfiler(run.folder.path, profiled) if profiled is not None and ranks.is_first else None
     try:
-        Loop(stepper, evaluator, checkpointer, metrics).run(step)
+        Loop(stepper, evaluator, checkpointer, metrics, profiler).run(step)
     finally:
         stepper.prefetch.close()
         if metrics is not None:
