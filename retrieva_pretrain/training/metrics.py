@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,24 @@ class MetricsLog:
         _end_torn_line(path)
         self.file = path.open("a", encoding="utf-8")
         self.tensorboard = _tensorboard(folder / "tensorboard", step) if tensorboard else None
+        self._is_failing = False
         self.left = TimeLeft(work)
         self.interval = Interval()
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one line to `metrics.jsonl`; it is on its way to the disk when this returns."""
         content = json.dumps(_valid({"kind": kind, **fields}), ensure_ascii=False, allow_nan=False)
-        self.file.write(content + "\n")
-        self.file.flush()
+        try:
+            self.file.write(content + "\n")
+            self.file.flush()
+        except (
+            OSError
+        ) as error:  # a full disk; what could not be written stays in the buffer for the next time
+            if not self._is_failing:
+                say(f"WARNING: {self.file.name} cannot be written: {error}. The training goes on")
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
     def train_step(
         self, done: int, result: StepResult, seconds: float, data_wait: float, skipped: int
@@ -101,7 +112,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the files."""
-        self.file.close()
+        with suppress(OSError):  # told already
+            self.file.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
 

@@ -39,9 +39,10 @@ def prepare_dry_run(recipe: Recipe) -> int:
     """Check a recipe against the processes torchrun started (or one) alone; return its tokenizer's pieces.
 
     Raises:
-        RecipeError: the recipe does not fit this number of processes.
+        RecipeError: the recipe does not fit this number of processes, or asks for packages that are not here.
         CorpusError: the tokenizer is not there or cannot be read.
     """
+    refuse_missing_packages(recipe)
     stage_layouts(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     try:
         return Tokenizer(Path(recipe.tokenizer.model)).vocab_size

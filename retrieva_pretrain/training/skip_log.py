@@ -57,8 +57,11 @@ def log_skip(
         "worst_samples": worst_samples,
         "documents": {corpus: sorted(numbers) for corpus, numbers in documents.items()},
     }
-    with (run / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        with (run / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:  # a full disk ends no run
+        return f"{FILE} cannot be written: {error}"
     told = ", ".join(
         f"{entry['corpus']} {entry['documents'][:3]} (loss {entry['loss']})" for entry in worst_samples[:2]
     )

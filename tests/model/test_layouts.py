@@ -139,8 +139,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return lambda model: folder / f"{model.replace(', ', '-')}.npz"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("model", MODELS)
+QUICK = {("MQA, tied", "TP=2 with sequence parallelism"), ("MQA, tied", "PP=2")}
+CASES = [
+    pytest.param(model, layout, marks=() if (model, layout) in QUICK else pytest.mark.slow)
+    for model in MODELS
+    for layout in LAYOUTS
+]
+
+
+@pytest.mark.parametrize(("model", "layout"), CASES)
 def test_loss_and_every_gradient_are_those_of_the_full_head(
     run_python: Callable[..., str], reference: Callable[..., Path], layout: str, model: str
 ) -> None:

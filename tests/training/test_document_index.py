@@ -19,6 +19,7 @@ pytestmark = pytest.mark.engine
 SHORT = [f"curriculum.{stage}.train_iters=1" for stage in range(4)]
 
 
+@pytest.mark.slow
 def test_one_process_of_a_run_makes_the_index_and_a_restart_finds_it(
     world: World, small_tokenizer: Tokenizer
 ) -> None:

@@ -20,7 +20,9 @@ NO_DROPOUT = ("model.hidden_dropout=0.0", "model.attention_dropout=0.0")
 
 # The bf16 tolerance: weights are rounded to 8 bits of mantissa after each step, and sums taken in another
 # order round another way now and then.
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-3)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", 1e-5), pytest.param("bf16", 5e-3, marks=pytest.mark.slow)]
+)
 def test_one_and_two_processes_give_the_same_losses_without_dropout(
     world: World, precision: str, tolerance: float
 ) -> None:
@@ -53,7 +55,7 @@ def losses_of(
 
 @pytest.mark.parametrize(
     ("processes", "settings"),
-    [(2, (TENSOR, SEQUENCE)), (2, (PIPELINE,)), (2, OVERLAP)],
+    [(2, (TENSOR, SEQUENCE)), (2, (PIPELINE,)), pytest.param(2, OVERLAP, marks=pytest.mark.slow)],
     ids=["TP=2 with sequence parallelism", "PP=2", "DP=2, overlapped"],
 )
 def test_a_divided_model_gives_the_losses_of_one_process(

@@ -35,6 +35,7 @@ def held_out(records: list[dict[str, Any]], step: int) -> float:
     return float(loss)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another_and_outlives_it(world: World) -> None:
     source = world.train(*SHORT, processes=2)
     another = [setting.replace("%s", str(world.folder)) for setting in ANOTHER]

@@ -50,6 +50,19 @@ def test_what_is_not_finite_is_null_in_valid_json_and_read_back_as_nan(tmp_path:
     assert checkpoint["nested"] == {"seconds": [None, 1.0]}
 
 
+def test_metrics_that_cannot_be_written_do_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = MetricsLog(tmp_path, work(), 0, tensorboard=False)
+    for step in (1, 2):
+        log.train_step(step, result(), 2.0, 0.5, 0)
+    log.close()
+    told = capsys.readouterr().out
+    assert told.count("metrics.jsonl cannot be written: [Errno 28] No space left on device") == 1
+    assert "step      2" in told or "step 2" in told
+
+
 def test_a_line_averages_since_the_line_before_and_ends_with_the_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ def skips_of(world: World, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_skipped_steps_are_the_same_after_a_kill_and_their_documents_are_logged(world: World) -> None:
     undisturbed = steps_of(world.train("name=undisturbed", *NARROW))
     skipped = [step for step, record in undisturbed.items() if record["skipped"]]

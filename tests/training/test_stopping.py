@@ -48,7 +48,11 @@ def outcome(world: World, name: str) -> dict[str, Any]:
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("number", "whom"),
-    [(signal.SIGTERM, "torchrun"), (signal.SIGUSR1, "one worker"), (signal.SIGTERM, "one worker")],
+    [
+        (signal.SIGTERM, "torchrun"),
+        pytest.param(signal.SIGUSR1, "one worker", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "one worker", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_any_process_stops_all_after_the_same_step_and_nothing_is_lost(
     world: World, number: signal.Signals, whom: str
@@ -88,6 +92,7 @@ def test_a_run_leaves_before_its_time_limit_with_the_code_for_starting_again(wor
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_a_second_signal_does_not_break_the_save_that_the_first_one_asked_for(world: World) -> None:
     process = world.start("name=asked", *SHORT, *RARELY, processes=1, log="asked.log")
     wait_for_step(world, "asked", 3, process, "asked.log")

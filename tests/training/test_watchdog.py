@@ -65,6 +65,7 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(world: World) ->
         kill_tree(process)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_at_once(world: World) -> None:
     process, workers = begin(world, "global_batch_size=6", processes=3)
     try:
