@@ -74,12 +74,13 @@ def saved_bytes(encoder: torch.nn.Module, stage: Stage, hidden_size: int) -> int
     """Return the bytes one forward pass of one sample keeps, every storage counted once."""
     set_recompute(_Holder(encoder), stage)
     parameters = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-    kept: dict[int, int] = {}
+    # Held, so that no address is used for two of them.
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
         return tensor
 
     hidden_states = torch.randn(stage.seq_length, 1, hidden_size, dtype=torch.bfloat16, requires_grad=True)
@@ -87,7 +88,7 @@ def saved_bytes(encoder: torch.nn.Module, stage: Stage, hidden_size: int) -> int
         # The output holds the graph, and with it every saved tensor, until the bytes are added up.
         output = encoder(hidden_states=hidden_states, attention_mask=None)
     assert output.requires_grad
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def page(rows: list[str]) -> str:
