@@ -51,9 +51,12 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "deterministic_mode": recipe.deterministic,
         "calculate_per_token_loss": True,
         "sequence_parallel": recipe.parallelism.sequence_parallel,
-        # Weights are drawn in initialization.py, on the CPU and whole, so that every layout begins alike.
+        # Weights are drawn in initialization.py, on the CPU and whole, so that every layout begins alike. megatron-core
+        # initialises all the same: there it marks what is divided, on which the gradient's norm depends.
         "use_cpu_initialization": True,
-        "perform_initialization": False,
+        "init_method": _leave_alone,
+        "output_layer_init_method": _leave_alone,
+        "embedding_init_method": _leave_alone,
         # Megatron's Adam keeps fp32 master weights; attention scores are normalised in fp32.
         "attention_softmax_in_fp32": True,
         # The fused kernels need Apex or a GPU, and none has been run with this model yet: off unless asked for.
@@ -65,6 +68,10 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "attention_backend": AttnBackend[recipe.kernels.attention_backend],
     }
     return TransformerConfig(**{**fields, **changes})
+
+
+def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
+    return weight
 
 
 def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> MaskedLanguageModel:
