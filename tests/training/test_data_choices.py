@@ -46,7 +46,6 @@ def test_stages_train_at_their_own_rates_and_the_log_tells_how_often_each_corpus
         ) in log
 
 
-@pytest.mark.slow
 def test_attention_inside_documents_is_refused_over_corpora_that_do_not_mark_them(world: World) -> None:
     message = world.refused("data.reset_attention_mask=true")
     assert message.startswith("retrieva: data.reset_attention_mask: ")
@@ -55,6 +54,7 @@ def test_attention_inside_documents_is_refused_over_corpora_that_do_not_mark_the
     assert not (world.folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_attention_inside_documents_and_recomputation_train_on_every_layout(
     world: World, make_corpus: Callable[..., Path]
 ) -> None:
