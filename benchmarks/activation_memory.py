@@ -2,9 +2,9 @@
 
     python benchmarks/activation_memory.py
 
-Runs megatron-core's own layer at the recipe's widths in bf16, counts the bytes that autograd saves (parameters
-left out), and writes docs/benchmarks/activation-memory.md: for every stage, the bytes of all layers at the
-stage's largest micro-batch. Takes under a minute.
+Runs megatron-core's own layers at the recipe's widths in bf16, counts the bytes that autograd saves (parameters
+left out) with each kind of recomputation, and writes docs/benchmarks/activation-memory.md: for every stage, the
+bytes of all layers at the stage's largest micro-batch. Takes a few minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from retrieva_pretrain.model.build import build_model
+from retrieva_pretrain.model.recompute import set_recompute
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe, Stage
 from retrieva_pretrain.training.distributed import initialize, shut_down
@@ -26,46 +27,68 @@ PAGE = Path("docs/benchmarks/activation-memory.md")
 GIB = 2**30
 
 
+KINDS = (None, "selective", "full")
+
+
 def main() -> None:
     """Measure every stage's length and write the page."""
     recipe = load_yaml(Recipe, RECIPE)
-    one_layer = load_yaml(Recipe, RECIPE, ["model.num_layers=1"])
-    initialize(one_layer)
-    layer = build_model(one_layer, 128).bfloat16().encoder.layers[0]
-    rows = [row(recipe, stage, layer) for stage in recipe.curriculum]
+    encoders = {}
+    for layers in (1, 3):
+        shortened = load_yaml(Recipe, RECIPE, [f"model.num_layers={layers}"])
+        if layers == 1:
+            initialize(shortened)
+        encoders[layers] = build_model(shortened, 128).bfloat16().encoder
+    rows = [row(recipe, stage, encoders) for stage in recipe.curriculum]
     shut_down()
     PAGE.write_text(page(rows), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
 
 
-def row(recipe: Recipe, stage: Stage, layer: torch.nn.Module) -> str:
+def row(recipe: Recipe, stage: Stage, encoders: dict[int, torch.nn.Module]) -> str:
     """Return the table row of a stage. What a layer keeps grows in proportion to the samples: one is measured."""
-    sample = saved_bytes(layer, stage.seq_length, recipe.model.hidden_size)
-    all_layers = sample * recipe.model.num_layers
-    largest = all_layers * stage.max_micro_batch_size
+    layer = {}
+    for kind in KINDS:
+        chosen = stage.model_copy(update={"recompute_granularity": kind, "recompute_num_layers": None})
+        one, three = (saved_bytes(encoders[n], chosen, recipe.model.hidden_size) for n in (1, 3))
+        layer[kind] = (three - one) / 2
+    samples = stage.max_micro_batch_size
+    everything = {kind: layer[kind] * recipe.model.num_layers * samples / GIB for kind in KINDS}
+    again = layer[None] * samples / GIB  # of the layer that is computed again at the moment
     return (
-        f"| {stage.seq_length} | {sample / 2**20:,.1f} | {all_layers / GIB:,.2f} | {stage.max_micro_batch_size} |"
-        f" {largest / GIB:,.0f} |"
+        f"| {stage.seq_length} | {samples} | "
+        + " | ".join(f"{layer[kind] / 2**20:,.1f}" for kind in KINDS)
+        + f" | {everything[None]:,.0f} | {everything['selective']:,.0f} + {again:,.1f} |"
+        f" {everything['full']:,.1f} + {again:,.1f} |"
     )
 
 
-def saved_bytes(layer: torch.nn.Module, seq_length: int, hidden_size: int) -> int:
+class _Holder:
+    """What `set_recompute` expects of a model."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        self.encoder = encoder
+
+
+def saved_bytes(encoder: torch.nn.Module, stage: Stage, hidden_size: int) -> int:
     """Return the bytes one forward pass of one sample keeps, every storage counted once."""
-    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
-    kept: dict[int, int] = {}
+    set_recompute(_Holder(encoder), stage)
+    parameters = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    # Held, so that no address is used for two of them.
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
         return tensor
 
-    hidden_states = torch.randn(seq_length, 1, hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    hidden_states = torch.randn(stage.seq_length, 1, hidden_size, dtype=torch.bfloat16, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         # The output holds the graph, and with it every saved tensor, until the bytes are added up.
-        output, _ = layer(hidden_states=hidden_states, attention_mask=None)
+        output = encoder(hidden_states=hidden_states, attention_mask=None)
     assert output.requires_grad
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def page(rows: list[str]) -> str:
@@ -73,16 +96,17 @@ def page(rows: list[str]) -> str:
     table = "\n".join(rows)
     return f"""# What the 1.3 B recipe keeps for backward
 
-Bytes that autograd saves in one of the recipe's 48 layers (unfused attention, bf16, dropout on, no recomputation),
-measured for one sample on a CPU and multiplied: what a layer keeps grows in proportion to the samples. Weights,
+Bytes that autograd saves in one of the recipe's 48 layers (unfused attention, bf16, dropout on), measured for one sample
+on a CPU and multiplied: what a layer keeps grows in proportion to the samples. `selective` computes each layer's
+attention again, `full` each layer; the second number is the layer that is being computed again, at most. Weights,
 gradients, optimizer states, embedding and head come on top. A GPU runs other kernels; nothing here was measured on one.
 
-- Script: `python benchmarks/activation_memory.py`.
+- Script: `python benchmarks/activation_memory.py`; the sizes of micro-batches are those of `recipes/retrievabert-1.3b.yaml`.
 - Date: {date.today().isoformat()}; {platform.machine()}, Python {platform.python_version()}, torch {version("torch")},
   megatron-core {version("megatron-core")}.
 
-| length | MiB a layer and sample | GiB all layers, one sample | `max_micro_batch_size` | GiB at that size |
-| ---: | ---: | ---: | ---: | ---: |
+| length | samples | MiB a layer and sample | selective | full | GiB, 48 layers | selective | full |
+| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {table}
 """
 

@@ -111,9 +111,8 @@ masked), against always guessing the most frequent masked token of the same samp
 The text is that of free manuals, in which menu names and phrases recur from document to document, also from training
 to held-out ones: accuracies on web text would be lower.
 
-The run is short: with nearly 100,000 pieces most of a step on a CPU goes into the embedding, and the last stage, which
-alone trains its later positions, has a few steps only. It shows that the whole path works on real text, not what a
-model of this size can learn.
+The run is short: with nearly 100,000 pieces most of a step on a CPU goes into the embedding. It shows that the whole
+path works on real text, not what a model of this size can learn.
 """
 
 

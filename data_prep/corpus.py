@@ -31,6 +31,8 @@ class CorpusConfig(BaseModel):
     tokenizer: TokenizerConfig
     append_eod: bool = True
     eod: str = "</s>"
+    # A piece before each document, such as <CLS>; Megatron-LM's own tool has none.
+    bos: Annotated[str, Field(min_length=1)] | None = None
     options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     text: TextSteps = Field(default_factory=TextSteps)
     deduplicate: bool = False

@@ -9,9 +9,11 @@ more than documents). What is written here is byte for byte what Megatron's own 
 
 from __future__ import annotations
 
+import mmap
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -193,6 +195,7 @@ class IndexedDataset:
     def __init__(self, prefix: Path) -> None:
         self.prefix = Path(prefix)
         index = _map(idx_path(self.prefix))
+        self._index_map = index
         self.dtype, sequences = _header(idx_path(self.prefix), index)
         arrays = index[_HEADER.size :]
         self.sequence_lengths: npt.NDArray[np.int32] = arrays[: 4 * sequences].view("<i4")
@@ -201,10 +204,31 @@ class IndexedDataset:
         data = _map(bin_path(self.prefix))
         self._check_ends(data.nbytes)
         self.tokens: npt.NDArray[Any] = data.view(self.dtype)
+        self._token_map = data
 
     def __reduce__(self) -> tuple[type[IndexedDataset], tuple[Path]]:
         # A worker process maps the files again; pickling the arrays would copy the corpus.
         return IndexedDataset, (self.prefix,)
+
+    def expect_random_reads(self) -> None:
+        """Say that `tokens` will be read here and there.
+
+        The system otherwise reads ahead of every place, up to megabytes, and keeps that in memory.
+        """
+        _advise(self._token_map, "MADV_RANDOM")
+
+    @contextmanager
+    def index_read_here_and_there(self) -> Iterator[None]:
+        """Read only what is asked for of the .idx, and nothing ahead, until the `with` block ends."""
+        _advise(self._index_map, "MADV_RANDOM")
+        try:
+            yield
+        finally:
+            _advise(self._index_map, "MADV_NORMAL")
+
+    def let_go_of_index(self) -> None:
+        """Let go of what was read of the .idx, which counts as memory of this process until somebody needs it."""
+        _advise(self._index_map, "MADV_DONTNEED")
 
     @property
     def num_documents(self) -> int:
@@ -267,6 +291,13 @@ class IndexedDataset:
                 f"{index} does not match {data.name}: the index promises {promised:,} bytes, the .bin has "
                 f"{bin_bytes:,}. They are of different builds or one was cut short; build the corpus again."
             )
+
+
+def _advise(mapped: npt.NDArray[np.uint8], advice: str) -> None:
+    """Give the system advice about a whole mapped file, where the system takes such advice."""
+    # An empty file is not mapped.
+    if isinstance(mapped.base, mmap.mmap) and hasattr(mmap, advice):
+        mapped.base.madvise(getattr(mmap, advice))
 
 
 def _map(path: Path) -> npt.NDArray[np.uint8]:

@@ -48,7 +48,7 @@ def inspect(prefix: Path, documents: Sequence[int] = ()) -> Inspection:
     dataset = IndexedDataset(prefix)
     tokenizer, note = _tokenizer(manifest) if documents else (None, None)
     counts = manifest.counts
-    text_tokens = counts.tokens - (counts.documents if manifest.append_eod else 0)
+    text_tokens = manifest.text_tokens
     return Inspection(
         prefix=str(prefix),
         manifest=manifest,

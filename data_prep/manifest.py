@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_prep.errors import DataPrepError
 from data_prep.indexed import bin_path, idx_path
+from data_prep.tokenizer import CLS_SPELLINGS, SEP_SPELLINGS
 from data_prep.whole_files import write_whole
 
 FORMAT_VERSION: Literal[1] = 1
@@ -58,6 +59,13 @@ class TokenizerRecord(_Part):
 
 class EndOfDocument(_Part):
     """The piece that ends each document."""
+
+    piece: str
+    id: int
+
+
+class StartOfDocument(_Part):
+    """The piece that begins each document."""
 
     piece: str
     id: int
@@ -112,6 +120,7 @@ class Manifest(_Part):
     tokenizer: TokenizerRecord
     append_eod: bool
     eod: EndOfDocument | None
+    bos: StartOfDocument | None = None
     counts: Counts
     malformed_records: list[MalformedRecord] = Field(default_factory=list)
     contamination: str | None = None
@@ -123,7 +132,29 @@ class Manifest(_Part):
     def fingerprint(self) -> str:
         """sha256 (hex) over what decides the training data: both files and the tokenizer, not their paths."""
         parts = [self.outputs.bin.sha256, self.outputs.idx.sha256, self.tokenizer.sha256]
+        # Only where there is one: the fingerprints of corpora without it are in checkpoints already.
+        parts += [f"bos {self.bos.id}"] if self.bos is not None else []
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def pieces_per_document(self) -> int:
+        """Tokens of each document that are no text: the piece before it and the one that ends it."""
+        return int(self.append_eod) + int(self.bos is not None)
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens without the pieces round the documents."""
+        return self.counts.tokens - self.counts.documents * self.pieces_per_document
+
+    @property
+    def starts_with_cls(self) -> bool:
+        """Whether each document begins with the tokenizer's <CLS>."""
+        return self.bos is not None and self.bos.piece in CLS_SPELLINGS
+
+    @property
+    def brackets_documents(self) -> bool:
+        """Whether each document stands between <CLS> and <SEP>."""
+        return self.starts_with_cls and self.eod is not None and self.eod.piece in SEP_SPELLINGS
 
     @staticmethod
     def path(prefix: Path) -> Path:

@@ -65,6 +65,9 @@ def verify(prefix: Path, *, progress: Callable[[str], None] | None = None) -> Ve
         if manifest.eod is not None:
             tell("document ends")
             problems.extend(_ends(dataset, manifest.eod.id, manifest.eod.piece))
+        if manifest.bos is not None:
+            tell("document starts")
+            problems.extend(_starts(dataset, manifest.bos.id, manifest.bos.piece))
     return VerifyReport(str(prefix), dataset.num_documents, dataset.num_tokens, problems)
 
 
@@ -111,11 +114,19 @@ def _token_range(dataset: IndexedDataset, vocab_size: int) -> Iterator[str]:
 
 
 def _ends(dataset: IndexedDataset, eod: int, piece: str) -> Iterator[str]:
-    last = dataset.document_offsets()[1:] - 1
-    for start in range(0, len(last), _CHUNK):
-        tokens = dataset.tokens[last[start : start + _CHUNK]]
-        if (wrong := _first(tokens != eod)) is not None:
-            yield f"document {start + wrong}: ends with token {tokens[wrong]}, not with {eod} ({piece})"
+    yield from _pieces_at(dataset, dataset.document_offsets()[1:] - 1, "ends", eod, piece)
+
+
+def _starts(dataset: IndexedDataset, bos: int, piece: str) -> Iterator[str]:
+    yield from _pieces_at(dataset, dataset.document_offsets()[:-1], "begins", bos, piece)
+
+
+def _pieces_at(dataset: IndexedDataset, places: Any, verb: str, wanted: int, piece: str) -> Iterator[str]:
+    """Name the first document whose token at its place is not the one wanted."""
+    for start in range(0, len(places), _CHUNK):
+        tokens = dataset.tokens[places[start : start + _CHUNK]]
+        if (wrong := _first(tokens != wanted)) is not None:
+            yield f"document {start + wrong}: {verb} with token {tokens[wrong]}, not with {wanted} ({piece})"
             return
 
 

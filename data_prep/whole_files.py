@@ -27,6 +27,10 @@ def _hasher() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="checksum")
 
 
+class BeingWrittenError(DataPrepError):
+    """Another living process is writing the file."""
+
+
 def sha256_file(path: Path) -> str:
     """The sha256 (hex) of a file, read in pieces of 1 MiB."""
     digest = hashlib.sha256()
@@ -59,7 +63,7 @@ class PartialFile:
     """A file being written beside its final name, with the checksum and size of what went in.
 
     `digest` is the checksum (default: sha256).
-    Raises `DataPrepError` when another living process is writing the same file.
+    Raises `BeingWrittenError` when another living process is writing the same file.
     """
 
     def __init__(self, final: Path, digest: Digest | None = None) -> None:
@@ -130,7 +134,7 @@ class PartialFile:
                 fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 stream.close()
-                raise DataPrepError(
+                raise BeingWrittenError(
                     f"{self.path}: another process is writing this file now. "
                     "Wait for it to end, or choose another output directory or name."
                 ) from None

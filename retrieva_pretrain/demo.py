@@ -66,7 +66,7 @@ def run_demo() -> None:
     run = Path(recipe.runs_dir) / recipe.name
     _make_way()
 
-    _prepare_data(console, recipe)
+    prepare_data(console, recipe)
     console.rule(f"4. Training through {len(recipe.curriculum)} stages, {PROCESSES} processes under torchrun")
     _train_with_a_kill(console, recipe_file, recipe, run)
     console.rule("5. Summary")
@@ -89,7 +89,7 @@ def _make_way() -> None:
     (FOLDER / _MARK).write_text("Made by `retrieva demo`, which removes this folder when it is run again.\n")
 
 
-def _prepare_data(console: Console, recipe: Recipe) -> None:
+def prepare_data(console: Console, recipe: Recipe) -> None:
     """Write the raw corpora, train the tokenizer on them, and build each into an indexed dataset."""
     console.rule("1. Raw corpora in five file formats")
     folders = write_sample_corpora(FOLDER / "raw")

@@ -4,6 +4,9 @@
 class RetrievaError(Exception):
     """Something the user can mend. The command line prints it without a traceback and exits with 1."""
 
+    was_told = False
+    """Whether the message has been printed already, by this process or by another of its run."""
+
 
 class RecipeError(RetrievaError):
     """A recipe (or another YAML file) that cannot be used; the message names file and line."""
@@ -19,3 +22,7 @@ class CheckpointError(RetrievaError):
 
 class LaunchError(RetrievaError):
     """Jobs that cannot be submitted, or a scheduler that refuses them."""
+
+
+class SkippedStepsError(RetrievaError):
+    """Too many steps in a row had to be skipped; all processes of a run find it alike."""

@@ -1,10 +1,10 @@
-"""What the exit code of `retrieva train` says to the launcher."""
+"""What the exit code of a training says to whoever started it. No torch: launchers read it too."""
+
+from __future__ import annotations
 
 DONE = 0
-"""The recipe is trained to its end."""
-
 FAILED = 1
-"""Refused or failed."""
+"""Starting again would end the same way, or nobody knows; the message says which."""
 
 REQUEUE = 75
-"""Saved and left before the end; the same command goes on. EX_TEMPFAIL of <sysexits.h>."""
+"""Asked to stop, saved, and good to be started again: EX_TEMPFAIL of sysexits.h."""

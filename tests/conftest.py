@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
@@ -13,8 +14,16 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from data_prep.indexed import IndexedDatasetWriter
-from data_prep.manifest import Counts, EndOfDocument, Manifest, Output, Outputs, TokenizerRecord
+from data_prep.indexed import IndexedDatasetWriter, WrittenFile, write_index
+from data_prep.manifest import (
+    Counts,
+    EndOfDocument,
+    Manifest,
+    Output,
+    Outputs,
+    StartOfDocument,
+    TokenizerRecord,
+)
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.torchrun import free_port
 
@@ -64,24 +73,72 @@ def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def make_corpus(small_tokenizer: Tokenizer) -> MakeCorpus:
     """Writes a corpus of given documents (token ids without the end token) and returns its prefix."""
 
-    def make(folder: Path, name: str, documents: Sequence[Sequence[int]]) -> Path:
-        return write_corpus(folder, name, documents, small_tokenizer)
+    def make(
+        folder: Path,
+        name: str,
+        documents: Sequence[Sequence[int]],
+        *,
+        eod: str = "</s>",
+        bos: str | None = None,
+    ) -> Path:
+        return write_corpus(folder, name, documents, small_tokenizer, eod=eod, bos=bos)
 
     return make
 
 
-def write_corpus(folder: Path, name: str, documents: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Path:
-    """Write token ids as a corpus with its manifest; every document gets the end token `</s>`."""
+def write_corpus(
+    folder: Path,
+    name: str,
+    documents: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
+    *,
+    eod: str = "</s>",
+    bos: str | None = None,
+) -> Path:
+    """Write token ids as a corpus with its manifest; every document gets the end token, and `bos` before it."""
     folder.mkdir(parents=True, exist_ok=True)
-    end = tokenizer.piece_id("</s>")
+    end = tokenizer.piece_id(eod)
+    start = [] if bos is None else [tokenizer.piece_id(bos)]
     with IndexedDatasetWriter(folder / name, np.uint16) as writer:
         for ids in documents:
-            writer.add_document([*ids, end])
+            writer.add_document([*start, *ids, end])
         tokens = writer.num_tokens
         bin_file, idx_file = writer.finish()
         writer.publish()
+    write_manifest(folder / name, tokenizer, len(documents), tokens, bin_file, idx_file, eod=eod, bos=bos)
+    return folder / name
+
+
+def write_large_corpus(prefix: Path, tokenizer: Tokenizer, documents: int, seed: int = 0) -> None:
+    """Write a corpus of so many short documents of random pieces at once, as `write_corpus` would one by one."""
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(1, 20, documents).astype(np.int32)
+    tokens = draw.integers(100, tokenizer.vocab_size, lengths.sum()).astype(np.uint16)
+    tokens[np.cumsum(lengths) - 1] = tokenizer.piece_id("</s>")
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    content = bytearray()
+    write_index(content.extend, lengths, tokens.dtype)
+    Path(f"{prefix}.idx").write_bytes(content)
+    tokens.tofile(f"{prefix}.bin")
+    bin_file, idx_file = (
+        WrittenFile(hashlib.sha256(data).hexdigest(), len(data)) for data in (tokens.tobytes(), content)
+    )
+    write_manifest(prefix, tokenizer, documents, len(tokens), bin_file, idx_file)
+
+
+def write_manifest(
+    prefix: Path,
+    tokenizer: Tokenizer,
+    documents: int,
+    tokens: int,
+    bin_file: WrittenFile,
+    idx_file: WrittenFile,
+    *,
+    eod: str = "</s>",
+    bos: str | None = None,
+) -> None:
     Manifest(
-        name=name,
+        name=prefix.name,
         source="text",
         files=[],
         tokenizer=TokenizerRecord(
@@ -91,16 +148,16 @@ def write_corpus(folder: Path, name: str, documents: Sequence[Sequence[int]], to
             vocab_size=tokenizer.vocab_size,
         ),
         append_eod=True,
-        eod=EndOfDocument(piece="</s>", id=end),
-        counts=Counts(documents=len(documents), tokens=tokens, text_bytes=0),
+        eod=EndOfDocument(piece=eod, id=tokenizer.piece_id(eod)),
+        bos=None if bos is None else StartOfDocument(piece=bos, id=tokenizer.piece_id(bos)),
+        counts=Counts(documents=documents, tokens=tokens, text_bytes=0),
         parameters={},
         outputs=Outputs(
             bin=Output(sha256=bin_file.sha256, bytes=bin_file.bytes),
             idx=Output(sha256=idx_file.sha256, bytes=idx_file.bytes),
         ),
         dtype="uint16",
-    ).save(folder / name)
-    return folder / name
+    ).save(prefix)
 
 
 RunPython = Callable[..., str]
@@ -114,7 +171,7 @@ def run_python(tmp_path: Path) -> RunPython:
     whole process.
     """
 
-    def run(program: str, *, processes: int = 1) -> str:
+    def run(program: str, *, processes: int = 1, arguments: Sequence[str] = ()) -> str:
         file = tmp_path / "program.py"
         file.write_text(program, encoding="utf-8")
         launcher: list[str] = []
@@ -122,7 +179,7 @@ def run_python(tmp_path: Path) -> RunPython:
             launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
             launcher += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
         done = subprocess.run(
-            [sys.executable, *launcher, str(file)],
+            [sys.executable, *launcher, str(file), *arguments],
             capture_output=True,
             text=True,
             check=False,

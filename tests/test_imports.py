@@ -96,6 +96,7 @@ def test_only_the_platform_asks_whether_there_is_cuda() -> None:
         ["cancel", "--help"],
         ["preflight", "--cluster", "tsubame4", "--nodes", "2", "--dry-run"],
         ["data", "build", "--help"],
+        ["data", "index", "--help"],
     ],
 )
 def test_commands_that_promise_to_be_light_never_load_torch(arguments: list[str]) -> None:

@@ -189,6 +189,8 @@ def _prepare(config: CorpusConfig, output_dir: Path, cut: Cut | None) -> _Job:
     tokenizer = Tokenizer(config.tokenizer.model)
     if config.append_eod:
         tokenizer.piece_id(config.eod)
+    if config.bos is not None:
+        tokenizer.piece_id(config.bos)
     contamination = ContaminationIndex.load(config.decontaminate) if config.decontaminate else None
     prefix, folder = corpus_prefix(config, output_dir), build_folder(config, output_dir)
     return _Job(config, prefix, folder, files, tokenizer, contamination, cut or Cut())

@@ -27,6 +27,7 @@ from data_prep.manifest import (
     Output,
     Outputs,
     SourceFile,
+    StartOfDocument,
     TokenizerRecord,
 )
 
@@ -231,6 +232,9 @@ def _manifest(
         ),
         append_eod=config.append_eod,
         eod=None if runner.eod is None else EndOfDocument(piece=config.eod, id=runner.eod),
+        bos=None
+        if config.bos is None or runner.bos is None
+        else StartOfDocument(piece=config.bos, id=runner.bos),
         counts=Counts(
             documents=writer.num_documents,
             tokens=writer.num_tokens,

@@ -145,6 +145,8 @@ def deciding_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     flat = {key: parameters.get(key) for key in ("source", "append_eod", "deduplicate")}
     if parameters.get("append_eod"):
         flat["eod"] = parameters.get("eod")
+    if parameters.get("bos") is not None:
+        flat["bos"] = parameters["bos"]
     for group in ("options", "text"):
         flat.update({f"{group}.{key}": value for key, value in (parameters.get(group) or {}).items()})
     for key, value in (parameters.get("decontaminate") or {}).items():

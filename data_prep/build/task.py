@@ -74,6 +74,7 @@ class TaskRunner:
         self.tokenizer = tokenizer or Tokenizer(config.tokenizer.model)
         self.dtype = token_dtype(self.tokenizer.vocab_size)
         self.eod = self.tokenizer.piece_id(config.eod) if config.append_eod else None
+        self.bos = self.tokenizer.piece_id(config.bos) if config.bos is not None else None
         self._clean = TextCleaner(config.text)
         self._contamination = contamination
         if contamination is None and config.decontaminate is not None:
@@ -182,18 +183,20 @@ class TaskRunner:
             found.tally.dropped["empty"] += len(encoded) - len(kept)
         rows = np.zeros(len(kept), DOCUMENT)
         pieces = []
+        start = np.array([] if self.bos is None else [self.bos], np.int32)
         end = np.array([] if self.eod is None else [self.eod], np.int32)
         for row, number in enumerate(kept):
-            if len(encoded[number]) + len(end) > MAX_DOCUMENT_TOKENS:
+            tokens = len(start) + len(encoded[number]) + len(end)
+            if tokens > MAX_DOCUMENT_TOKENS:
                 raise DataPrepError("a document has more tokens than the format can hold. Split it.")
             data = texts[number]
             rows[row] = (
-                len(encoded[number]) + len(end),
+                tokens,
                 0,
                 len(data),
                 content_hash(data) if self.config.deduplicate else 0,
             )
-            pieces += [encoded[number], end]
+            pieces += [start, encoded[number], end]
         found.documents = rows
         if pieces:
             found.ids = np.concatenate(pieces).astype(self.dtype, copy=False)

@@ -75,6 +75,8 @@ def main() -> None:
     except (RetrievaError, DataPrepError) as error:
         if os.environ.get("RETRIEVA_DEBUG"):
             raise
+        if getattr(error, "was_told", False):
+            sys.exit(1)
         # Under torchrun every process finds the same fault and the first to end has the others killed. The others
         # give the first of their node the time to say it; a fault that is theirs alone they say themselves.
         if os.environ.get("LOCAL_RANK", "0") != "0":

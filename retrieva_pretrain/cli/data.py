@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from retrieva_pretrain.cli.arguments import Overrides, RecipeFile
 from retrieva_pretrain.cli.data_build import reasons
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _MOST_FILES = 20
 
 app = typer.Typer(
-    help="Prepare corpora: build, inspect, verify; train a tokenizer.",
+    help="Prepare corpora: build, inspect, verify, index; train a tokenizer.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -187,6 +188,29 @@ def verify_command(prefix: Prefix, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command("index")
+def index_command(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Epochs of each corpus, at most. Default: all that the run reads.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Work out the order of a recipe's large corpora before the run, which then starts at once.
+
+    A run makes what is missing by itself, at its start; here no GPU waits for it. Run again, it does nothing.
+
+    Example: retrieva data index recipes/retrievabert-1.3b.yaml data.index_dir=/scratch/indexes
+    """
+    from retrieva_pretrain.cli.data_index import index_corpora
+
+    index_corpora(recipe, overrides or [], epochs, as_json)
+
+
 @app.command("train-tokenizer")
 def train_tokenizer_command(
     corpora: Annotated[
@@ -246,6 +270,7 @@ def _show(found: Inspection) -> None:
         **{f"contaminated, {task}": f"{count:,}" for task, count in manifest.counts.contaminated.items()},
         **{kind: reasons(counts) for kind, counts in manifest.counts.labels.items()},
         "tokenizer": f"{manifest.tokenizer.model}, {manifest.tokenizer.vocab_size:,} pieces",
+        **({"start of document": f"{manifest.bos.piece} ({manifest.bos.id})"} if manifest.bos else {}),
         "end of document": f"{manifest.eod.piece} ({manifest.eod.id})" if manifest.eod else "none",
         "fingerprint": found.fingerprint,
     }

@@ -20,7 +20,7 @@ def corpora_table(manifests: Sequence[Manifest]) -> Table:
         table.add_column(name, justify="right", overflow="fold")
     for manifest in manifests:
         counts = manifest.counts
-        text_tokens = counts.tokens - (counts.documents if manifest.append_eod else 0)
+        text_tokens = manifest.text_tokens
         table.add_row(
             manifest.name,
             f"{counts.records:,}",

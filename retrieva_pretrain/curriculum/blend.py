@@ -8,6 +8,8 @@ from math import isfinite
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from retrieva_pretrain.recipe.schema import Corpus
+
 PERIOD = 1 << 16
 
 
@@ -43,6 +45,20 @@ class Blend:
         corpus = self._choice[n % self.period]
         before = n // self.period * self.per_period[corpus] + self._table[n % self.period, corpus]
         return np.asarray(corpus), np.asarray(before)
+
+
+def blend_weights(blend: Sequence[Corpus], epoch_tokens: Sequence[int | None]) -> list[float | None]:
+    """Return each corpus's weight: the recipe's, its token budget, or else the tokens of one epoch of it.
+
+    A corpus's share of the samples is its share of the tokens read, since the blend is the same in all stages.
+    None where shares follow tokens that are not known.
+    """
+    weights: list[float | None] = []
+    for corpus, tokens in zip(blend, epoch_tokens, strict=True):
+        given = corpus.weight if corpus.weight is not None else corpus.tokens
+        weight = given if given is not None else tokens
+        weights.append(None if weight is None else float(weight))
+    return weights
 
 
 def _largest_remainder(weights: NDArray[np.float64], period: int) -> NDArray[np.int64]:

@@ -46,11 +46,25 @@ class KeyedPermutation:
         return values.astype(np.int64).reshape(positions.shape)
 
     def _once(self, values: Hashes) -> Hashes:
-        row, column = np.divmod(values, self._columns)
+        row: Hashes = np.floor_divide(values, self._columns)
+        column: Hashes = values - row * self._columns
         for number, key in enumerate(self._keys):
-            # Half a hash, so that the sum cannot wrap around: only then is a round one to one.
             if number % 2 == 0:
-                row = (row + (hash64(column, key) >> np.uint64(1))) % self._rows
+                _move(row, column, key, self._rows)
             else:
-                column = (column + (hash64(row, key) >> np.uint64(1))) % self._columns
-        return np.asarray(row * self._columns + column)
+                _move(column, row, key, self._columns)
+        row *= self._columns
+        row += column
+        return row
+
+
+def _move(moved: Hashes, other: Hashes, key: np.uint64, size: np.uint64) -> None:
+    """Add a hash of one coordinate to the other one, modulo its size, in place."""
+    total = hash64(other, key)
+    # Half a hash, so that the sum cannot wrap around: only then is a round one to one.
+    total >>= np.uint64(1)
+    total += moved
+    # numpy divides by one number six times as fast as it takes remainders.
+    np.floor_divide(total, size, out=moved)
+    moved *= size
+    np.subtract(total, moved, out=moved)

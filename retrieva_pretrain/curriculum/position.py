@@ -3,7 +3,8 @@
 The training documents of a corpus, in the keyed order of epoch 0, then of epoch 1 and so on, are one endless
 stream of tokens. Stage after stage consumes contiguous ranges of it: a stage starts where the one before it
 stopped, so a change of sequence length repeats nothing and leaves nothing out. Each range is cut into windows
-of `seq_length - 2` tokens (the other two are `<CLS>` and `<SEP>`).
+of `seq_length - 2` tokens (the other two are `<CLS>` and `<SEP>`), or of `seq_length` where the corpora carry
+both round every document (`curriculum/window.py`).
 
 Windows are not taken in the order of the stream: a document of four million tokens would fill thirty steps in
 a row. Inside every epoch of a stage the windows are shuffled by a keyed permutation. A window that straddles
@@ -23,9 +24,8 @@ from retrieva_pretrain.curriculum.blend import Blend
 from retrieva_pretrain.curriculum.hashing import key_of
 from retrieva_pretrain.curriculum.permutation import KeyedPermutation
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.curriculum.window import SPECIAL_TOKENS_PER_WINDOW
 from retrieva_pretrain.recipe.schema import Recipe
-
-SPECIAL_TOKENS_PER_WINDOW = 2
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,20 @@ class StageRange:
 class CorpusPositions:
     """The place of every sample of a run in the streams of its corpora."""
 
-    def __init__(self, recipe: Recipe, names: Sequence[str], tokens: Sequence[int], blend: Blend) -> None:
-        """Take each corpus's name and the tokens of its training documents (one epoch), in the blend's order."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        names: Sequence[str],
+        tokens: Sequence[int],
+        blend: Blend,
+        special_tokens: int = SPECIAL_TOKENS_PER_WINDOW,
+    ) -> None:
+        """Take each corpus's name and the tokens of its training documents (one epoch), in the blend's order.
+
+        `special_tokens` are those of a window that come from no corpus.
+        """
         self.curriculum = Curriculum(recipe)
+        self.special_tokens = special_tokens
         self.seed = recipe.seed
         self.names = tuple(names)
         self.epoch_tokens = tuple(int(count) for count in tokens)
@@ -106,7 +117,7 @@ class CorpusPositions:
         for index, stage in enumerate(self.curriculum.recipe.curriculum):
             start, end = (self.curriculum.consumed_samples(s) for s in self.curriculum.stage_steps(index))
             windows = int((self.blend.counts(end) - self.blend.counts(start))[corpus])
-            payload = stage.seq_length - SPECIAL_TOKENS_PER_WINDOW
+            payload = stage.seq_length - self.special_tokens
             ranges.append(StageRange(token, windows, payload))
             token += windows * payload
         return ranges

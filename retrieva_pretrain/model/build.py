@@ -8,11 +8,13 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
-from megatron.core.models.bert.bert_layer_specs import bert_layer_local_spec
+from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.model.initialization import draw_initial_weights
+from retrieva_pretrain.model.layers import layer_spec
 from retrieva_pretrain.model.masked_lm import MaskedLanguageModel
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -48,18 +50,28 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "pipeline_model_parallel_size": recipe.parallelism.pipeline_model_parallel_size,
         "deterministic_mode": recipe.deterministic,
         "calculate_per_token_loss": True,
-        # The CPU draws the same full weight for every tensor-parallel size and slices it.
+        "sequence_parallel": recipe.parallelism.sequence_parallel,
+        # Weights are drawn in initialization.py, on the CPU and whole, so that every layout begins alike. megatron-core
+        # initialises all the same: there it marks what is divided, on which the gradient's norm depends.
         "use_cpu_initialization": True,
+        "init_method": _leave_alone,
+        "output_layer_init_method": _leave_alone,
+        "embedding_init_method": _leave_alone,
         # Megatron's Adam keeps fp32 master weights; attention scores are normalised in fp32.
         "attention_softmax_in_fp32": True,
-        # The fused kernels need Apex or a GPU, and none has been run with this model yet.
-        "bias_activation_fusion": False,
-        "bias_dropout_fusion": False,
-        "masked_softmax_fusion": False,
+        # The fused kernels need Apex or a GPU, and none has been run with this model yet: off unless asked for.
+        "bias_activation_fusion": recipe.kernels.bias_activation_fusion,
+        "bias_dropout_fusion": recipe.kernels.bias_dropout_fusion,
+        "masked_softmax_fusion": recipe.kernels.masked_softmax_fusion,
+        "gradient_accumulation_fusion": recipe.kernels.gradient_accumulation_fusion,
         "persist_layer_norm": False,
-        "gradient_accumulation_fusion": False,
+        "attention_backend": AttnBackend[recipe.kernels.attention_backend],
     }
     return TransformerConfig(**{**fields, **changes})
+
+
+def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
+    return weight
 
 
 def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> MaskedLanguageModel:
@@ -70,13 +82,11 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         padded_vocab_size: rows of the embedding, a multiple of the tensor-parallel size.
         changes: overrides of `TransformerConfig` fields.
     """
-    # All ranks draw alike: data-parallel replicas must start equal, tensor-parallel ranks slice one weight.
-    # Pipeline stages hold other layers, which must not start alike: Megatron's own spacing of their seeds.
-    torch.manual_seed(recipe.seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
-    return MaskedLanguageModel(
+    model = MaskedLanguageModel(
+        packs_documents=recipe.data.reset_attention_mask and recipe.kernels.transformer_impl != "local",
         config=transformer_config(recipe, **changes),
         num_tokentypes=0,
-        transformer_layer_spec=bert_layer_local_spec,
+        transformer_layer_spec=layer_spec(recipe),
         vocab_size=padded_vocab_size,
         max_sequence_length=recipe.model.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -85,6 +95,10 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         share_embeddings_and_output_weights=recipe.model.share_embeddings_and_output_weights,
         add_binary_head=False,
     )
+    draw_initial_weights(
+        model, seed=recipe.seed, std=recipe.model.init_method_std, num_layers=recipe.model.num_layers
+    )
+    return model
 
 
 def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataParallel:
@@ -97,7 +111,8 @@ def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataPar
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
             use_distributed_optimizer=recipe.parallelism.use_distributed_optimizer,
-            overlap_grad_reduce=False,
+            overlap_grad_reduce=recipe.parallelism.overlap_grad_reduce,
+            overlap_param_gather=recipe.parallelism.overlap_param_gather,
             # A non-finite loss is found by the loop, from the global figures and on all ranks alike.
             check_for_nan_in_grad=False,
         ),

@@ -13,11 +13,28 @@ from typing import Any, cast
 import torch
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.bert.bert_model import BertModel
+from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 
 class MaskedLanguageModel(BertModel):  # type: ignore[misc]
     """BERT with the masked-LM head: no next-sentence head, no token types."""
+
+    def __init__(self, *arguments: Any, packs_documents: bool = False, **options: Any) -> None:
+        """Take what `BertModel` takes.
+
+        With `packs_documents` the layers get documents one after the other with their bounds (`PackedSeqParams`),
+        as Transformer Engine's attention wants them, and not a mask. Never run: it needs a GPU.
+        """
+        super().__init__(*arguments, **options)
+        self.packs_documents = packs_documents
+        if self.post_process and self.config.sequence_parallel:
+            # The head runs on positions gathered from the whole sequence, on every tensor-parallel process alike:
+            # it gathers nothing itself, and its gradients, equal already, must not be added up.
+            for parameter in self.lm_head.parameters():
+                parameter.sequence_parallel = False
+            self.output_layer.sequence_parallel = False
+            self.output_layer.allreduce_dgrad = True
 
     def forward(
         self,
@@ -52,10 +69,21 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             if position_ids is None:
                 position_ids = self.bert_position_ids(input_ids)
             encoder_input = self.embedding(input_ids=input_ids, position_ids=position_ids)
-        hidden_states = self.encoder(hidden_states=encoder_input, attention_mask=attention_mask)
+        hidden_states: Tensor
+        if segment_ids is not None and encoder_input is not None and self.packs_documents:
+            hidden_states = self._packed(encoder_input, segment_ids)
+        else:
+            if segment_ids is not None and attention_mask is None:
+                attention_mask = other_segments(segment_ids)
+            hidden_states = self.encoder(hidden_states=encoder_input, attention_mask=attention_mask)
         if not self.post_process:
-            return cast(Tensor, hidden_states)
+            return hidden_states
 
+        if self.config.sequence_parallel:
+            # [s / tp, b, h] -> [s, b, h]; the gradients that come back are those of the whole loss on every process.
+            hidden_states = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden_states, tensor_parallel_output_grad=False
+            )
         if scored_positions is not None:
             hidden_states = _gather_positions(hidden_states, scored_positions)
         weight = (
@@ -66,6 +94,40 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             return cast(Tensor, logits.transpose(0, 1).contiguous())
         correct = _is_most_probable(logits.detach(), labels)
         return self.compute_language_model_loss(labels, logits), correct
+
+    def _packed(self, encoder_input: Tensor, segment_ids: Tensor) -> Tensor:
+        """Run the layers over documents laid end to end: [s, b, h] -> [b x s, 1, h] -> [s, b, h]."""
+        length, samples, width = encoder_input.shape
+        bounds = document_bounds(segment_ids)
+        longest = int((bounds[1:] - bounds[:-1]).max())
+        packed = PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=bounds,
+            cu_seqlens_kv=bounds,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+        )
+        in_a_row = encoder_input.transpose(0, 1).reshape(samples * length, 1, width)
+        output = self.encoder(hidden_states=in_a_row, attention_mask=None, packed_seq_params=packed)
+        whole: Tensor = output.reshape(samples, length, width).transpose(0, 1).contiguous()
+        return whole
+
+    def _sanity_check_attention_and_get_attn_mask_dimension(self) -> str:
+        """Keep the mask type that `layers.py` chose: upstream makes it `padding` for every Transformer Engine."""
+        return "b1ss"
+
+
+def document_bounds(segment_ids: Tensor) -> Tensor:
+    """[b, s] -> int32 [documents + 1]: where each document begins when the samples are laid end to end."""
+    begins = torch.ones_like(segment_ids, dtype=torch.bool)
+    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    first = begins.flatten().nonzero().squeeze(1)
+    return torch.cat([first, first.new_tensor([segment_ids.numel()])]).to(torch.int32)
+
+
+def other_segments(segment_ids: Tensor) -> Tensor:
+    """[b, s] -> bool [b, 1, s, s], True where two positions belong to different documents: no attention there."""
+    return (segment_ids.unsqueeze(1) != segment_ids.unsqueeze(2)).unsqueeze(1)
 
 
 def _gather_positions(hidden_states: Tensor, positions: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ def build_optimizer(recipe: Recipe, model: DistributedDataParallel) -> MegatronO
             bf16=recipe.precision == "bf16",
             params_dtype=DTYPES[recipe.precision],
             use_distributed_optimizer=recipe.parallelism.use_distributed_optimizer,
+            overlap_param_gather=recipe.parallelism.overlap_param_gather,
         ),
         [model],
     )

@@ -12,6 +12,9 @@ from pathlib import Path
 from data_prep.errors import DataPrepError
 from data_prep.manifest import Manifest, corpus_files
 from data_prep.tokenizer import Tokenizer
+from retrieva_pretrain.curriculum.blend import Blend, blend_weights
+from retrieva_pretrain.curriculum.position import CorpusPositions
+from retrieva_pretrain.curriculum.window import special_tokens_per_window
 from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -22,13 +25,22 @@ class CorpusPlan:
 
     path: str
     weight: float | None
-    """As the recipe gives it; None where the shares follow the tokens."""
+    """As the recipe gives it; None where it gives none."""
+
+    budget: int | None
+    """Tokens that the recipe wants read; None where it gives none."""
 
     share: float | None
     """Of the run's samples. Held-out documents, which are not trained on, are left in."""
 
     documents: int | None
     tokens: int | None
+    tokens_read: int | None
+    """Tokens of the corpus that the run will read, repetitions counted and a sample's own <CLS> and <SEP> not."""
+
+    epochs: float | None
+    """How many times the run reads each document. Held-out text is taken as its share of the tokens; `retrieva
+    train` knows it exactly."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +51,16 @@ class DataPlan:
     vocab_size: int | None
     """Pieces of the tokenizer; None where neither it nor a corpus is here."""
 
+    special_tokens_per_window: int
+    """2, or 0 where the corpora carry <CLS> and <SEP> round every document."""
+
 
 def plan_data(recipe: Recipe) -> DataPlan:
     """Read what is here of a recipe's data.
 
     Raises:
-        CorpusError: a corpus is incomplete, damaged or was made with another tokenizer.
+        CorpusError: a corpus is incomplete, damaged or was made with another tokenizer; or the corpora do not
+            mark documents as the recipe needs it.
     """
     tokenizer = _tokenizer(recipe)
     manifests = [_manifest(number, entry.path) for number, entry in enumerate(recipe.data.blend)]
@@ -52,18 +68,41 @@ def plan_data(recipe: Recipe) -> DataPlan:
     vocab_size = tokenizer.vocab_size if tokenizer else None
     if vocab_size is None:
         vocab_size = next((m.tokenizer.vocab_size for m in manifests if m), None)
-    shares = _shares(recipe, manifests)
-    corpora = tuple(
+    special_tokens = special_tokens_per_window(recipe, manifests)
+    return DataPlan(_corpora(recipe, manifests, special_tokens), vocab_size, special_tokens)
+
+
+def _corpora(recipe: Recipe, manifests: list[Manifest | None], special_tokens: int) -> tuple[CorpusPlan, ...]:
+    """Plan each corpus; shares are None for all where they follow tokens that are not known."""
+    tokens = [manifest.counts.tokens if manifest else None for manifest in manifests]
+    known = [weight for weight in blend_weights(recipe.data.blend, tokens) if weight]
+    shares: list[float | None] = [None] * len(tokens)
+    read: list[int | None] = [None] * len(tokens)
+    if len(known) == len(tokens):
+        shares = [weight / sum(known) for weight in known]
+        paths = [entry.path for entry in recipe.data.blend]
+        # Neither names nor sizes decide how much is read of what.
+        positions = CorpusPositions(recipe, paths, [1] * len(tokens), Blend(known), special_tokens)
+        read = [int(count) for count in positions.consumed(positions.curriculum.total_steps)]
+    return tuple(
         CorpusPlan(
-            entry.path,
-            entry.weight,
-            share,
-            manifest.counts.documents if manifest else None,
-            manifest.counts.tokens if manifest else None,
+            path=entry.path,
+            weight=entry.weight,
+            budget=entry.tokens,
+            share=share,
+            documents=manifest.counts.documents if manifest else None,
+            tokens=manifest.counts.tokens if manifest else None,
+            tokens_read=count,
+            epochs=_epochs(recipe, manifest, count),
         )
-        for entry, manifest, share in zip(recipe.data.blend, manifests, shares, strict=True)
+        for entry, manifest, share, count in zip(recipe.data.blend, manifests, shares, read, strict=True)
     )
-    return DataPlan(corpora, vocab_size)
+
+
+def _epochs(recipe: Recipe, manifest: Manifest | None, tokens_read: int | None) -> float | None:
+    if manifest is None or tokens_read is None or not manifest.counts.tokens:
+        return None
+    return tokens_read / (manifest.counts.tokens * (1 - recipe.data.held_out_fraction))
 
 
 def _tokenizer(recipe: Recipe) -> Tokenizer | None:
@@ -111,16 +150,3 @@ def _refuse_other_tokenizers(
                 f" {manifest.tokenizer.sha256[:12]}...), which is not {whose} ({wanted[:12]}...). Name the"
                 " tokenizer that made the corpora, or build the corpus again."
             )
-
-
-def _shares(recipe: Recipe, manifests: list[Manifest | None]) -> list[float | None]:
-    """Return each corpus's share of the samples; None where it follows tokens that are not known."""
-    weights = [
-        entry.weight if entry.weight is not None else (manifest.counts.tokens if manifest else None)
-        for entry, manifest in zip(recipe.data.blend, manifests, strict=True)
-    ]
-    known = [weight for weight in weights if weight is not None]
-    total = sum(known)
-    if len(known) < len(weights) or not total:
-        return [None] * len(weights)
-    return [weight / total for weight in known]

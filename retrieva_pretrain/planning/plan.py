@@ -63,6 +63,9 @@ class Plan:
     parameters_without_vocabulary: int
     """All but the rows of the word embedding and what the head has for each of them."""
 
+    special_tokens_per_window: int
+    """2, or 0 where the corpora carry <CLS> and <SEP> round every document."""
+
     stages: tuple[StagePlan, ...]
     corpora: tuple[CorpusPlan, ...]
 
@@ -116,6 +119,7 @@ def make_plan(recipe: Recipe, gpus: int | None = None) -> Plan:
         padded_vocab_size=padded,
         parameters=None if padded is None else count_parameters(recipe.model, padded).total,
         parameters_without_vocabulary=count_parameters(recipe.model, 0).total,
+        special_tokens_per_window=data.special_tokens_per_window,
         stages=tuple(stages),
         corpora=data.corpora,
     )

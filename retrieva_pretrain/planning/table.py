@@ -17,6 +17,7 @@ def render(plan: Plan) -> RenderableType:
     facts = [
         ("model", _model(plan)),
         ("vocabulary", _vocabulary(plan)),
+        ("sample", _sample(plan)),
         ("batch", f"{plan.global_batch_size:,} samples a step on {gpus} ({copies} of the model)"),
         ("GPUs that divide it", _numbers(plan.possible_gpus)),
     ]
@@ -29,6 +30,8 @@ def render(plan: Plan) -> RenderableType:
         _stages(plan),
         Text("batch/GPU: samples of a forward pass x passes in a step", style="dim"),
         _corpora(plan),
+        Text("read: without each sample's own <CLS> and <SEP>; times: held-out text left out", style="dim"),
+        *_shortfalls(plan),
     )
 
 
@@ -36,6 +39,12 @@ def _model(plan: Plan) -> str:
     if plan.parameters is None:
         return f"{plan.parameters_without_vocabulary:,} parameters without the vocabulary"
     return f"{plan.parameters:,} parameters"
+
+
+def _sample(plan: Plan) -> str:
+    if plan.special_tokens_per_window:
+        return "<CLS>, tokens of a corpus, <SEP>"
+    return "tokens of a corpus, which has <CLS> and <SEP> round every document"
 
 
 def _vocabulary(plan: Plan) -> str:
@@ -67,15 +76,40 @@ def _stages(plan: Plan) -> Table:
 def _corpora(plan: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("corpus", overflow="fold")
-    for heading in ("share", "documents", "tokens"):
+    for heading in ("share", "documents", "tokens", "read", "times"):
         table.add_column(heading, justify="right", no_wrap=True)
     for corpus in plan.corpora:
         share = "by tokens" if corpus.share is None else f"{corpus.share:.1%}"
-        if corpus.documents is None or corpus.tokens is None:
-            table.add_row(Text(corpus.path), share, "not here", "", style="yellow")
-        else:
-            table.add_row(Text(corpus.path), share, f"{corpus.documents:,}", _short(corpus.tokens))
+        here = corpus.documents is not None and corpus.tokens is not None
+        table.add_row(
+            Text(corpus.path),
+            share,
+            "not here" if corpus.documents is None else f"{corpus.documents:,}",
+            "" if corpus.tokens is None else _short(corpus.tokens),
+            "" if corpus.tokens_read is None else _short(corpus.tokens_read),
+            "" if corpus.epochs is None else _times(corpus.epochs),
+            style=None if here else "yellow",
+        )
     return table
+
+
+def _times(epochs: float) -> str:
+    """Return how often something is read: 0.04, 1.3, 250."""
+    return f"{epochs:.2f}" if epochs < 1 else f"{epochs:,.1f}" if epochs < 100 else f"{epochs:,.0f}"
+
+
+def _shortfalls(plan: Plan) -> list[RenderableType]:
+    """Say by how much token budgets are missed, where there are any: the curriculum decides what is read."""
+    asked = sum(corpus.budget or 0 for corpus in plan.corpora)
+    if not asked:
+        return []
+    read = sum(corpus.tokens_read or 0 for corpus in plan.corpora)
+    return [
+        Text(
+            f"token budgets: {_short(asked)} asked for, {_short(read)} read ({read / asked - 1:+.1%} for each)",
+            style="dim",
+        )
+    ]
 
 
 def _numbers(numbers: tuple[int, ...]) -> str:

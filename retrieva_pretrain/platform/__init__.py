@@ -7,10 +7,10 @@ runs on the cluster.
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
+import torch.profiler
 
 
 class Platform(Protocol):
@@ -25,29 +25,26 @@ class Platform(Protocol):
     def prepare(self, local_rank: int) -> None:
         """Claim this process's device. Must run before any megatron-core object is built."""
 
+    def make_deterministic(self) -> None:
+        """Ask for results that are the same to the bit at every run. Must run before the device is used."""
+
     def device(self) -> torch.device:
         """The device on which this process keeps its model and batches."""
 
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given, so that a clock can be read."""
 
+    def device_name(self) -> str | None:
+        """The device's name as torch gives it; None for the CPU, whose peak nobody states."""
 
-def optional_packages() -> dict[str, bool]:
-    """Return which of NVIDIA's packages that megatron-core uses where it finds them are installed.
+    def memory(self) -> int:
+        """Bytes: the most this process ever had allocated on its device, or what it holds of the host's memory."""
 
-    `apex` counts only where it has NVIDIA's optimizers: PyPI has another package of that name.
-    """
-    return {name: _has(module) for name, module in _OPTIONAL.items()}
+    def forget_peak_memory(self) -> None:
+        """Let `memory` count the most from now on."""
 
-
-_OPTIONAL = {"Transformer Engine": "transformer_engine.pytorch", "Apex": "apex.optimizers"}
-
-
-def _has(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        """What torch's profiler can watch here."""
 
 
 @cache

@@ -11,10 +11,13 @@ import ctypes
 import logging
 from typing import Any
 
+import psutil
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
 
 _HOST = torch.device("cpu")
 # Numbers of glibc's <malloc.h>.
@@ -32,6 +35,11 @@ class HostPlatform:
         _keep_freed_memory()
         _answer_for_cuda()
         use_adam_with_fused_state_layout()
+        use_norms_that_know_sequence_parallelism()
+
+    def make_deterministic(self) -> None:
+        """Let torch refuse what is not deterministic; the CPU otherwise is."""
+        torch.use_deterministic_algorithms(True)
 
     def device(self) -> torch.device:
         """Return the CPU."""
@@ -39,6 +47,21 @@ class HostPlatform:
 
     def synchronize(self) -> None:
         """Return at once: the CPU has no queue."""
+
+    def device_name(self) -> str | None:
+        """Return None: the peak of a CPU is not in any table."""
+        return None
+
+    def memory(self) -> int:
+        """Return the process's resident memory in bytes, as it is now."""
+        return int(psutil.Process().memory_info().rss)
+
+    def forget_peak_memory(self) -> None:
+        """Do nothing: `memory` tells no peak."""
+
+    def profiler_activities(self) -> list[ProfilerActivity]:
+        """Return the CPU."""
+        return [ProfilerActivity.CPU]
 
 
 def _keep_freed_memory() -> None:

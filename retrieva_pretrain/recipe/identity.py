@@ -8,11 +8,20 @@ from typing import Any
 from retrieva_pretrain.recipe.schema import Recipe
 
 # A restart may change where and how fast a run goes, what it says and how often it saves.
-_FREE = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "logging", "deterministic"}
-_FREE_IN_STAGE = {"max_micro_batch_size", "name"}
+_FREE = {
+    *("name", "runs_dir", "parallelism", "kernels", "checkpoint", "evaluation", "faults", "logging"),
+    "deterministic",
+}
+_FREE_IN_DATA = {"index_dir", "prefetch_micro_batches"}
+_FREE_IN_STAGE = {"max_micro_batch_size", "name", "recompute_granularity", "recompute_num_layers"}
 
 
-def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: str) -> dict[str, Any]:
+def identity(
+    recipe: Recipe,
+    fingerprints: Mapping[str, str],
+    tokenizer_sha256: str,
+    initial: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the nested mapping on which a recipe and a checkpoint must agree.
 
     Args:
@@ -20,6 +29,7 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: 
         fingerprints: of every corpus, by its path in `data.blend`. Where a corpus or the tokenizer lies does
             not count; what it holds does.
         tokenizer_sha256: of the tokenizer's model file.
+        initial: what the checkpoint behind `init_from` is, wherever it lies.
     """
     content = recipe.model_dump(mode="json")
     kept = {key: value for key, value in content.items() if key not in _FREE}
@@ -28,8 +38,9 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], tokenizer_sha256: 
         for stage in kept["curriculum"]
     ]
     kept["tokenizer"] = {**kept["tokenizer"], "model": tokenizer_sha256}
+    kept["init_from"] = None if initial is None else dict(initial)
     kept["data"] = {
-        **kept["data"],
+        **{key: value for key, value in kept["data"].items() if key not in _FREE_IN_DATA},
         "blend": [{**c, "path": fingerprints[c["path"]]} for c in content["data"]["blend"]],
     }
     return kept

@@ -12,6 +12,8 @@ from retrieva_pretrain.recipe.sections import (
     Corpus,
     DataConfig,
     EvaluationConfig,
+    FaultsConfig,
+    KernelsConfig,
     LoggingConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -30,6 +32,8 @@ __all__ = [
     "Corpus",
     "DataConfig",
     "EvaluationConfig",
+    "FaultsConfig",
+    "KernelsConfig",
     "LoggingConfig",
     "ModelConfig",
     "ObjectiveConfig",
@@ -53,6 +57,11 @@ class Recipe(Section):
     runs_dir: PlainText = Field(
         default="runs", description="Where runs are kept, from the working directory."
     )
+    init_from: PlainText | None = Field(
+        default=None,
+        description="A checkpoint's folder, or a run's for its newest one, whose weights a new run begins with;"
+        " from the working directory.",
+    )
     model: ModelConfig = Field(description="The encoder's shape.")
     tokenizer: TokenizerConfig = Field(description="What made the corpora.")
     data: DataConfig = Field(description="What the model reads.")
@@ -67,12 +76,14 @@ class Recipe(Section):
     parallelism: ParallelismConfig = Field(
         default=ParallelismConfig(), description="How the model is divided over processes."
     )
+    kernels: KernelsConfig = Field(default=KernelsConfig(), description="Which implementation computes what.")
     checkpoint: CheckpointConfig = Field(
         default=CheckpointConfig(), description="When checkpoints are written."
     )
     evaluation: EvaluationConfig = Field(
         default=EvaluationConfig(), description="When held-out text is scored."
     )
+    faults: FaultsConfig = Field(default=FaultsConfig(), description="Harmful steps and hanging processes.")
     logging: LoggingConfig = Field(default=LoggingConfig(), description="What the run says of itself.")
     deterministic: bool = Field(
         default=False, description="Whether GPUs must give bit-identical results (slower)."
@@ -82,8 +93,18 @@ class Recipe(Section):
     def _fits_together(self) -> Recipe:
         return refuse(
             self,
-            [*_curriculum_problems(self), *_parallelism_problems(self), *_schedule_problems(self)],
+            [
+                *_curriculum_problems(self),
+                *_parallelism_problems(self),
+                *_schedule_problems(self),
+                *_budget_problems(self),
+            ],
         )
+
+    def masking_probability(self, stage: int) -> float:
+        """Return the share of tokens that stage number `stage` (from 0) has to predict."""
+        own = self.curriculum[stage].masking_probability
+        return self.objective.masking_probability if own is None else own
 
 
 def _curriculum_problems(recipe: Recipe) -> Iterator[str]:
@@ -132,7 +153,28 @@ def _parallelism_problems(recipe: Recipe) -> Iterator[str]:
             f"parallelism.tensor_model_parallel_size: {tensor} neither divides model.num_query_groups {groups} nor"
             " is a multiple of it; change one of them"
         )
+    if recipe.parallelism.sequence_parallel:
+        if tensor == 1:
+            yield (
+                "parallelism.sequence_parallel: divides what tensor parallelism leaves whole; set"
+                " tensor_model_parallel_size to 2 or more, or leave it out"
+            )
+        for number, stage in enumerate(recipe.curriculum):
+            if stage.seq_length % tensor:
+                yield (
+                    f"curriculum.{number}.seq_length: {stage.seq_length} is not divisible by"
+                    f" tensor_model_parallel_size {tensor}, which sequence_parallel asks for"
+                )
     pipeline = recipe.parallelism.pipeline_model_parallel_size
+    if (
+        recipe.data.reset_attention_mask
+        and recipe.kernels.transformer_impl == "transformer_engine"
+        and (pipeline > 1 or recipe.parallelism.sequence_parallel)
+    ):
+        yield (
+            "kernels.transformer_impl: transformer_engine packs documents only without pipeline and sequence"
+            " parallelism; use local, or divide the model otherwise"
+        )
     if model.num_layers % pipeline:
         yield (
             f"parallelism.pipeline_model_parallel_size: {pipeline} does not divide model.num_layers"
@@ -156,4 +198,26 @@ def _schedule_problems(recipe: Recipe) -> Iterator[str]:
         yield (
             f"optimizer.lr_wsd_decay_iters: {fall} steps of fall and {warmup} of warm-up are more than the {steps}"
             f" of {name}"
+        )
+
+
+# Whether a sample's own <CLS> and <SEP> are counted is decided by the corpora; budgets are round numbers.
+_BUDGET_TOLERANCE = 0.05
+
+
+def _budget_problems(recipe: Recipe) -> Iterator[str]:
+    """Token budgets add up to what the curriculum reads, within 5 %."""
+    budgets = [corpus.tokens for corpus in recipe.data.blend if corpus.tokens is not None]
+    if not budgets:
+        return
+    samples = [
+        (recipe.global_batch_size * stage.train_iters, stage.seq_length) for stage in recipe.curriculum
+    ]
+    least = sum(count * (length - 2) for count, length in samples)
+    most = sum(count * length for count, length in samples)
+    total = sum(budgets)
+    if not least * (1 - _BUDGET_TOLERANCE) <= total <= most * (1 + _BUDGET_TOLERANCE):
+        yield (
+            f"data.blend.0.tokens: the budgets add up to {total:,} tokens, the curriculum reads {most:,}; change the"
+            " budgets, or train_iters and global_batch_size, or give weights instead"
         )

@@ -14,7 +14,15 @@ import os
 import unicodedata
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 
 def _plain_text(text: str) -> str:
@@ -23,10 +31,18 @@ def _plain_text(text: str) -> str:
     return text
 
 
+def _whole(value: object) -> object:
+    """Return 40e9 as the whole number it is: nobody writes ten zeros without a slip."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 # Megatron counts in 32 bits in places, and no run comes near.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+MaskingRate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+TokenBudget = Annotated[int, Field(gt=0, lt=2**62), BeforeValidator(_whole)]
 PlainText = Annotated[str, Field(min_length=1), AfterValidator(_plain_text)]
 
 
@@ -111,6 +127,10 @@ class Corpus(Section):
         default=None,
         description="Share of the samples, in any unit; without weights, shares follow the corpora's tokens.",
     )
+    tokens: TokenBudget | None = Field(
+        default=None,
+        description="Instead of a weight: tokens of this corpus that the run shall read, repetitions counted.",
+    )
 
     @field_validator("path")
     @classmethod
@@ -127,16 +147,40 @@ class DataConfig(Section):
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
         default=0.001, description="Share of each corpus's documents kept for evaluation, chosen by hash."
     )
+    reset_attention_mask: bool = Field(
+        default=False,
+        description="Whether attention stays inside documents; every corpus must be built with <CLS> and <SEP>"
+        " round its documents.",
+    )
+    reset_position_ids: bool = Field(
+        default=False, description="Whether positions begin at 0 in every document of a sample."
+    )
+    index_dir: PlainText | None = Field(
+        default=None,
+        description="Folder of the indexes of the documents' order, which large corpora need; by default beside"
+        " each corpus. `retrieva data index` makes them beforehand.",
+    )
+    prefetch_micro_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=16,
+        description="Micro-batches that each process makes ready ahead, beside the training; 0 makes them in turn.",
+    )
 
     @field_validator("blend")
     @classmethod
     def _blend_is_consistent(cls, blend: list[Corpus]) -> list[Corpus]:
         problems = []
-        given = [corpus.weight is not None for corpus in blend]
-        if any(given) and not all(given):
+        weighted = [corpus.weight is not None for corpus in blend]
+        budgeted = [corpus.tokens is not None for corpus in blend]
+        if any(weighted) and any(budgeted):
             problems.append(
-                f"{given.index(False)}.weight: missing; give every corpus a weight, or none of them"
+                f"{budgeted.index(True)}.tokens: shares are weights or token budgets, not both; null unsets one"
             )
+        else:
+            for given, field, a_value in ((weighted, "weight", "a weight"), (budgeted, "tokens", "a budget")):
+                if any(given) and not all(given):
+                    problems.append(
+                        f"{given.index(False)}.{field}: missing; give every corpus {a_value}, or none of them"
+                    )
         first: dict[str, int] = {}
         for number, corpus in enumerate(blend):
             earlier = first.setdefault(os.path.normpath(corpus.path), number)
@@ -148,11 +192,49 @@ class DataConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """Masked language modelling: of the masked tokens 80 % become the mask, 10 % a random one, 10 % stay."""
+    """Masked language modelling: which tokens must be predicted, and what stands in their place meanwhile."""
 
-    masking_probability: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
-        default=0.15, description="Share of a sample's tokens that the model must predict."
+    masking_probability: MaskingRate = Field(
+        default=0.15,
+        description="Share of a sample's tokens that the model must predict; a stage may have its own.",
     )
+    masking_unit: Literal["token", "whole_word", "span"] = Field(
+        default="token",
+        description="What is chosen together: single tokens, words, or spans of words (docs/data-in-training.md).",
+    )
+    mean_span_length: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Span: words of a span on average; 3.8 where it is not given."
+    )
+    max_span_length: PositiveInt | None = Field(
+        default=None, description="Span: words of a span at most; 10 where it is not given."
+    )
+    mask_replace_prob: Share = Field(
+        default=0.8, description="Share of the chosen tokens that become the mask."
+    )
+    random_replace_prob: Share = Field(
+        default=0.1, description="Share of the chosen tokens that become a random one; the rest stay."
+    )
+
+    @property
+    def span_lengths(self) -> tuple[float, int]:
+        """Mean and longest length of a span in words: SpanBERT's where the recipe does not say."""
+        return self.mean_span_length or 3.8, self.max_span_length or 10
+
+    @model_validator(mode="after")
+    def _fits(self) -> ObjectiveConfig:
+        problems = []
+        for name in ("mean_span_length", "max_span_length"):
+            if self.masking_unit != "span" and getattr(self, name) is not None:
+                problems.append(f"{name}: goes with masking_unit span, not {self.masking_unit}")
+        mean, longest = self.span_lengths
+        if self.masking_unit == "span" and mean > longest:
+            problems.append(f"mean_span_length: {mean} is more than max_span_length {longest}")
+        if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
+            problems.append(
+                f"random_replace_prob: {self.random_replace_prob} and mask_replace_prob"
+                f" {self.mask_replace_prob} are more than all of the chosen tokens"
+            )
+        return refuse(self, problems)
 
 
 class OptimizerConfig(Section):
@@ -211,13 +293,68 @@ class OptimizerConfig(Section):
 class Stage(Section):
     """One stage of the curriculum."""
 
-    seq_length: Annotated[int, Field(ge=8, lt=2**31)] = Field(description="Length of the samples in tokens.")
+    # Masks are drawn by the position in 2^20 places a sample.
+    seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(description="Length of the samples in tokens.")
     train_iters: PositiveInt = Field(description="Optimizer steps.")
     max_micro_batch_size: PositiveInt = Field(
         description="Ceiling of the samples in one forward pass of one process; the run takes the largest"
         " divisor of global_batch_size / data-parallel size not above it."
     )
     name: PlainText | None = Field(default=None, description="A name for logs and pictures.")
+    recompute_granularity: Literal["full", "selective"] | None = Field(
+        default=None,
+        description="What is computed again for backward instead of kept: whole layers (full), or the attention of"
+        " each (selective).",
+    )
+    recompute_num_layers: PositiveInt | None = Field(
+        default=None,
+        description="With full: layers of each pipeline stage that are computed again; all where it is not given.",
+    )
+    masking_probability: MaskingRate | None = Field(
+        default=None, description="The stage's own masking rate instead of objective.masking_probability."
+    )
+
+    @model_validator(mode="after")
+    def _recomputes(self) -> Stage:
+        problems = []
+        if self.recompute_num_layers is not None and self.recompute_granularity != "full":
+            problems.append(
+                "recompute_num_layers: goes with recompute_granularity full; set that, or leave it out"
+            )
+        return refuse(self, problems)
+
+
+class KernelsConfig(Section):
+    """Which implementation computes what. All of it was run with `local` and without fusions only."""
+
+    transformer_impl: Literal["local", "transformer_engine"] = Field(
+        default="local",
+        description="megatron-core's own layers, or Transformer Engine's where it is installed.",
+    )
+    attention_backend: Literal["auto", "flash", "fused", "unfused"] = Field(
+        default="auto",
+        description="Transformer Engine: which attention it uses; auto leaves the choice to it.",
+    )
+    bias_activation_fusion: bool = Field(default=False, description="One kernel for SwiGLU and its bias.")
+    bias_dropout_fusion: bool = Field(
+        default=False, description="One kernel for bias, dropout and the residual sum."
+    )
+    masked_softmax_fusion: bool = Field(
+        default=False, description="Apex's kernel for the softmax of the local attention."
+    )
+    gradient_accumulation_fusion: bool = Field(
+        default=False, description="Apex's kernel that adds gradients of weights up as it computes them."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> KernelsConfig:
+        problems = []
+        if self.transformer_impl == "local" and self.attention_backend != "auto":
+            problems.append(
+                f"attention_backend: {self.attention_backend} is Transformer Engine's; set transformer_impl to"
+                " transformer_engine, or leave it out"
+            )
+        return refuse(self, problems)
 
 
 class ParallelismConfig(Section):
@@ -227,16 +364,68 @@ class ParallelismConfig(Section):
     pipeline_model_parallel_size: PositiveInt = Field(
         default=1, description="Processes that share the stack."
     )
+    sequence_parallel: bool = Field(
+        default=False,
+        description="Whether norms and dropout divide the sequence over the processes that share each layer.",
+    )
+    overlap_grad_reduce: bool = Field(
+        default=False, description="Whether gradients are reduced while others are still computed."
+    )
+    overlap_param_gather: bool = Field(
+        default=False,
+        description="Whether updated weights are gathered while the next step begins; needs the distributed"
+        " optimizer and overlap_grad_reduce.",
+    )
     use_distributed_optimizer: bool = Field(
         default=True, description="Whether optimizer states are divided over data-parallel processes."
     )
+
+    @model_validator(mode="after")
+    def _overlaps(self) -> ParallelismConfig:
+        problems = []
+        if self.overlap_param_gather and not (self.use_distributed_optimizer and self.overlap_grad_reduce):
+            problems.append(
+                "overlap_param_gather: needs use_distributed_optimizer and overlap_grad_reduce; set them, or leave it out"
+            )
+        return refuse(self, problems)
 
 
 class CheckpointConfig(Section):
     """When checkpoints are written."""
 
     save_interval: PositiveInt = Field(default=1000, description="Steps between checkpoints.")
-    keep: PositiveInt = Field(default=5, description="Newest checkpoints that are kept.")
+    keep: PositiveInt = Field(
+        default=5, description="Newest checkpoints that are kept; the last one of each stage is kept as well."
+    )
+    async_save: bool = Field(
+        default=True,
+        description="Whether checkpoints are written beside the training; false holds it until they are whole.",
+    )
+
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+
+
+class FaultsConfig(Section):
+    """What is done about steps that would do harm, and about processes that hang."""
+
+    max_grad_norm_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="A step is skipped where its gradient norm is more than so many times the median of the last"
+        " grad_norm_window steps. Steps that are not finite are always skipped.",
+    )
+    grad_norm_window: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        default=128, description="Steps of that median; before there are so many, nothing is compared."
+    )
+    max_consecutive_skips: PositiveInt = Field(
+        default=10, description="The run ends after so many skipped steps in a row."
+    )
+    step_timeout: Seconds = Field(
+        default=600.0, description="Seconds without progress within a step after which a process ends itself."
+    )
+    pause_timeout: Seconds = Field(
+        default=1800.0, description="The same for the start, evaluations and checkpoints."
+    )
 
 
 class EvaluationConfig(Section):
@@ -246,6 +435,10 @@ class EvaluationConfig(Section):
     samples_per_corpus: PositiveInt = Field(
         default=256, description="Held-out samples of each corpus, at most."
     )
+    masking_probability: MaskingRate = Field(
+        default=0.15,
+        description="Masking rate of held-out text, whatever the training's: only then do runs compare.",
+    )
 
 
 class LoggingConfig(Section):
@@ -253,3 +446,8 @@ class LoggingConfig(Section):
 
     log_interval: PositiveInt = Field(default=1, description="Steps between lines on the terminal.")
     tensorboard: bool = Field(default=True, description="Whether TensorBoard files are written.")
+    peak_tflops_per_gpu: PositiveFloat | None = Field(
+        default=None,
+        description="Dense BF16 peak of the device, against which MFU is told; by default from its name where that"
+        " is known, and no MFU where it is not.",
+    )

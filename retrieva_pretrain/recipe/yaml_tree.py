@@ -88,6 +88,14 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that `_Loader` or a YAML 1.1 reader would take for something else."""
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Escape the line ends that only Unicode knows: PyYAML writes them as they are and reads them as others."""
+        style = '"' if any(character in text for character in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 for _kind, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):

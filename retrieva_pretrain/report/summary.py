@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,8 @@ class StageSummary:
     """Median over the stage's steps."""
 
     first_loss: float
+    """The first that was a number; skipped steps may have had none."""
+
     last_loss: float
 
 
@@ -95,14 +98,15 @@ def render(summary: RunSummary) -> RenderableType:
 def _stage(stage: int, steps: list[dict[str, Any]]) -> StageSummary:
     mine = [r for r in steps if r["stage"] == stage]
     before = max((r["consumed_tokens"] for r in steps if r["stage"] < stage), default=0)
+    losses = [r["loss"] for r in mine if math.isfinite(r["loss"])] or [math.nan]
     return StageSummary(
         stage=stage,
         seq_length=mine[0]["seq_length"],
         steps=len(mine),
         tokens=mine[-1]["consumed_tokens"] - before,
         tokens_per_second=median(r["tokens_per_second"] for r in mine),
-        first_loss=mine[0]["loss"],
-        last_loss=mine[-1]["loss"],
+        first_loss=losses[0],
+        last_loss=losses[-1],
     )
 
 

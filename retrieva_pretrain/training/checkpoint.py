@@ -1,42 +1,98 @@
-"""Saving and loading distributed checkpoints that are whole or absent.
+"""Saving checkpoints beside the training, so that they are whole or absent.
 
-A checkpoint is written into a hidden folder, made durable, described by a `checkpoint.json` with the size of
-every file, and renamed; only then does `latest` name it. Whatever instant a kill falls into, the folders
-named `step_*` are complete. Tensors go through megatron-core's distributed checkpointing, so that a run can
-go on with another number of processes.
+A save copies this process's shards to the host (the loop is held for that) and hands them to a thread, which
+writes and hashes them into a hidden folder. When all processes have written, the first one describes the files in
+`checkpoint.json`, brings everything to the disk and renames the folder, in a thread too; only then does `latest`
+name it. Whatever instant a kill falls into, the folders named `step_*` are complete.
+
+Every process calls every method at the same steps; what one process meets, all learn of before any acts on it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.utils import unwrap_model
 
-from data_prep.whole_files import sync_directory, write_whole
+from retrieva_pretrain.errors import CheckpointError
+from retrieva_pretrain.recipe.sections import CheckpointConfig
+from retrieva_pretrain.training import distributed
+from retrieva_pretrain.training.checkpoint_files import write_description
 from retrieva_pretrain.training.distributed import Ranks
-from retrieva_pretrain.training.run_folder import DESCRIPTION, RunFolder, read_description
+from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.run_folder import RunFolder
+from retrieva_pretrain.training.saying import say
+from retrieva_pretrain.training.shards import ShardWriter, plan_shards
 
-# The default sharding type of the distributed optimizer cannot be saved ("flattened_range is not supported",
-# megatron-core 0.16.1 and 0.19.2); this one can, and loads at any other number of processes.
-_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
+# After a save that failed the next attempt comes after a tenth of the interval, and at most so many steps.
+_RETRY_STEPS = 100
+# A save that failed at the end of the run is tried again after so many seconds each.
+_RETRY_SECONDS = (1.0, 5.0, 15.0)
+_PATIENCE = 1.0
+
+
+@dataclass
+class _Saving:
+    """A save that is at work."""
+
+    step: int
+    partial: Path
+    started: float
+    state: dict[str, Any]
+    shards: ShardWriter
+    task: _Task
+    stall: float
+    """Seconds for which the loop was held so far."""
+
+    is_written: bool = False
+    """Whether the shards of all processes are on the disk, and only the first process is still at work."""
 
 
 class Checkpointer:
-    """Saves the state of a run, and keeps the newest checkpoints."""
+    """Saves the state of a run, and keeps the newest checkpoints and the last one of each stage."""
 
-    def __init__(self, folder: RunFolder, identity: dict[str, Any], keep: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        identity: dict[str, Any],
+        config: CheckpointConfig,
+        ranks: Ranks,
+        *,
+        for_ever: Collection[int] = (),
+        metrics: MetricsLog | None = None,
+    ) -> None:
+        """Make the saver of a run; all processes together.
+
+        `for_ever` are steps whose checkpoints are never removed. `metrics` is None on all processes but one.
+        """
         self.folder = folder
-        self.identity = identity
-        self.keep = keep
+        self.config = config
         self.ranks = ranks
+        self.for_ever = for_ever
+        self.metrics = metrics
+        self.last_saved: int | None = None
+        """Step of the newest checkpoint that this process group has made whole."""
+
+        self.slowest = 0.0
+        """Seconds from the beginning of the slowest save until it was whole."""
+
+        self._described = {"world_size": ranks.world_size, "versions": _versions(), "identity": identity}
+        # A process that outlived its killed run must not write into the folder of the one that came after.
+        self._token = distributed.from_first(uuid.uuid4().hex[:8])
+        self._saving: _Saving | None = None
+        self._failure: str | None = None
+        self._retry_at: int | None = None
+        self._again: Callable[[], None] | None = None
 
     def save(
         self,
@@ -44,78 +100,199 @@ class Checkpointer:
         model: DistributedDataParallel,
         optimizer: MegatronOptimizer,
         state: dict[str, Any],
-    ) -> Path:
-        """Write the checkpoint after `step` steps; every process calls it. Returns its folder.
+    ) -> None:
+        """Begin the checkpoint after `step` steps; one that is still being written is finished first.
 
-        `state` is what the run must remember beside tensors, as plain JSON.
+        `state` is what the run must remember beside tensors, as plain JSON. What the model and the optimizer hold
+        now is saved, whatever happens to them afterwards. A failure is told, and is no exception: the run goes
+        on from memory. With `async_save: false` the checkpoint is whole when this returns.
         """
-        final = self.folder.checkpoint(step)
-        partial = final.with_name(f".{final.name}.partial")
+        self._advance(wait=True)
+        started = time.perf_counter()
+        self._failure, self._retry_at = None, None
+        self._again = lambda: self.save(step, model, optimizer, state)
+        partial = self.folder.checkpoints / f".{self.folder.checkpoint(step).name}.{self._token}.partial"
+        problem = self._on_first(lambda: self._make(partial))
+        if problem is not None:
+            self._fail(step, partial, problem)
+            return
+        shards = plan_shards(model, optimizer, partial)
+        stall = time.perf_counter() - started
+        self._saving = _Saving(step, partial, started, state, shards, _Task(shards.write), stall)
+        if not self.config.async_save:
+            self._advance(wait=True)
+
+    def poll(self, step: int) -> bool:
+        """Finish a save whose files have been written; call it after each step. Costs one small sum over processes
+        while a save is at work, and nothing otherwise.
+
+        Returns whether a save that failed should be tried again now.
+        """
+        self._again = None  # what that save would have held is gone
+        self._advance(wait=False)
+        if self._failure is None:
+            return False
+        if self._retry_at is None:
+            self._retry_at = step + max(1, min(_RETRY_STEPS, self.config.save_interval // 10))
+        return step >= self._retry_at
+
+    def finish(self) -> None:
+        """Wait until the last save is whole, trying again where it failed; call it before the run ends.
+
+        Raises:
+            CheckpointError: the last save failed, however often it was tried.
+        """
+        self._advance(wait=True)
+        for seconds in _RETRY_SECONDS:
+            if self._failure is None or self._again is None:
+                break
+            if self.ranks.is_first:
+                say(f"the run ends here; trying to save again in {seconds:.0f} s")
+            time.sleep(seconds)
+            self._again()
+            self._advance(wait=True)
+        if self._failure is not None:
+            raise CheckpointError(
+                f"{self.folder.checkpoints}: the last checkpoint could not be saved ({self._failure})."
+                f" {self._newest()} Make room and start the run again."
+            )
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a save is at work."""
+        return self._saving is not None
+
+    def _advance(self, *, wait: bool) -> None:
+        """Take the save that is at work as far as it has come, on all processes alike."""
+        saving, entered = self._saving, time.perf_counter()
+        while saving is not None and saving is self._saving:
+            if distributed.sum_over_processes([float(not saving.task.is_done)])[0]:
+                if not wait:
+                    break
+                # Not for long: a process that is done must not sit in one sum while another goes on writing.
+                saving.task.join(_PATIENCE)
+                continue
+            problem = self._problem(saving.task)
+            if problem is not None:
+                self._saving = None
+                self._fail(saving.step, saving.partial, problem)
+            elif saving.is_written:
+                self._saving = None
+                self._report(saving, saving.stall + time.perf_counter() - entered)
+            else:
+                self._describe(saving)
+        if self._saving is not None:
+            self._saving.stall += time.perf_counter() - entered
+
+    def _problem(self, task: _Task) -> str | None:
+        """Return what a process's task ended with, the same on all processes."""
+        mine = None if task.error is None else f"process {self.ranks.rank}: {_told(task.error)}"
+        all_of_them: list[str | None] = [None] * self.ranks.world_size
+        dist.all_gather_object(all_of_them, mine)
+        return next((problem for problem in all_of_them if problem is not None), None)
+
+    def _describe(self, saving: _Saving) -> None:
+        """Let the first process make a checkpoint of what all have written."""
+        parts: list[Any] | None = [None] * self.ranks.world_size if self.ranks.is_first else None
+        dist.gather_object(saving.task.result, parts)
+        saving.is_written = True
+        if parts is not None:
+            gathered = parts
+            saving.task = _Task(lambda: self._publish(saving, gathered))
+
+    def _publish(self, saving: _Saving, parts: list[Any]) -> None:
+        files = {name: entry for _, sums in parts for name, entry in sums.items()}
+        files |= saving.shards.finish([records for records, _ in parts])
+        content = {"step": saving.step, **self._described, "state": saving.state, "files": files}
+        write_description(saving.partial, content)
+        self.folder.publish(saving.partial, saving.step)
+        try:
+            self.folder.rotate(saving.step, self.config.keep, self.for_ever)
+        except OSError as error:  # the new one is whole all the same
+            say(f"WARNING: an old checkpoint could not be removed: {_told(error)}")
+
+    def _report(self, saving: _Saving, stall: float) -> None:
+        self.last_saved = saving.step
+        seconds = time.perf_counter() - saving.started
+        self.slowest = max(self.slowest, seconds)
+        if self.metrics is not None:
+            name = self.folder.checkpoint(saving.step).name
+            self.metrics.write(
+                "checkpoint", step=saving.step, path=name, seconds=seconds, stall_seconds=stall
+            )
+            say(
+                f"checkpoint {name} saved in {seconds:.2f} s, of which the training stood still for {stall:.2f} s"
+            )
+
+    def _fail(self, step: int, partial: Path, problem: str) -> None:
+        """Give up a save, on all processes alike."""
+        self._failure = problem
         if self.ranks.is_first:
-            for leftover in self.folder.checkpoints.glob(".step_*.partial"):
-                shutil.rmtree(leftover)
-            partial.mkdir(parents=True)
-        dist.barrier()
-        dist_checkpointing.save(
-            sharded_state(model, optimizer, is_loading=False), str(partial), async_sharded_save=False
-        )
-        dist.barrier()
+            shutil.rmtree(partial, ignore_errors=True)
+            free = _free_bytes(self.folder.checkpoints)
+            say(
+                f"ERROR: the checkpoint after step {step} could NOT be saved: {problem};"
+                f" {free / 1e6:,.1f} MB are free in {self.folder.checkpoints}. {self._newest()}"
+                " The training goes on and tries again."
+            )
+        if self.metrics is not None:
+            self.metrics.write("checkpoint_failed", step=step, error=problem)
+
+    def _on_first(self, act: Callable[[], None]) -> str | None:
+        """Let the first process act; returns its error, if any, on all of them."""
+        problem = None
         if self.ranks.is_first:
-            self._finish(step, partial, final, state)
-        dist.barrier()
-        return final
+            try:
+                act()
+            except OSError as error:
+                problem = f"process 0: {_told(error)}"
+        return distributed.from_first(problem)
 
-    def _finish(self, step: int, partial: Path, final: Path, state: dict[str, Any]) -> None:
-        files = {
-            str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()
-        }
-        description = {
-            "step": step,
-            "world_size": self.ranks.world_size,
-            "identity": self.identity,
-            "state": state,
-            "files": files,
-        }
-        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
-        for name in [*files, DESCRIPTION]:
-            _fsync(partial / name)
-        sync_directory(partial)
-        if final.exists():  # only a damaged one can stand here: a whole one would have been resumed from
-            shutil.rmtree(final)
-        partial.rename(final)
-        sync_directory(final.parent)
-        write_whole(final.with_name("latest"), f"{final.name}\n".encode())
-        # The run went on from the newest whole checkpoint, so whatever claims a later step is damaged.
-        for step_found, folder in self.folder.checkpoint_folders():
-            if step_found > step:
-                shutil.rmtree(folder)
-        for _, folder in sorted(self.folder.checkpoint_folders())[: -self.keep]:
-            shutil.rmtree(folder)
+    def _make(self, partial: Path) -> None:
+        self.folder.clear_leftovers()
+        partial.mkdir(parents=True)
+
+    def _newest(self) -> str:
+        whole = [path.name for path, damage in self.folder.checkpoints_by_age() if damage is None]
+        return f"The newest whole one is {whole[0]}." if whole else "There is no whole one yet."
 
 
-def load_checkpoint(
-    path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer
-) -> tuple[int, dict[str, Any]]:
-    """Load a checkpoint into the model and the optimizer; returns the steps behind it and the state saved with it."""
-    state = dist_checkpointing.load(sharded_state(model, optimizer, is_loading=True), str(path))
-    unwrap_model(model).load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    description = read_description(path)
-    return int(description["step"]), description.get("state", {})
+class _Task:
+    """One call in a thread of its own."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self.result: Any = None
+        self.error: Exception | None = None
+        # A process that fails elsewhere must not wait for files that nobody will describe.
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._call()
+        except Exception as error:  # told by the process group, not by this thread
+            self.error = error
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the call has ended."""
+        return not self._thread.is_alive()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the call, or for so many seconds."""
+        self._thread.join(seconds)
 
 
-def sharded_state(
-    model: DistributedDataParallel, optimizer: MegatronOptimizer, *, is_loading: bool
-) -> dict[str, Any]:
-    """Describe this process's shards of weights, master weights and Adam's moments to megatron-core."""
-    weights = unwrap_model(model).sharded_state_dict(metadata=_SHARDING)
-    moments = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_SHARDING)
-    return {"model": weights, "optimizer": moments}
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "megatron-core")}
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

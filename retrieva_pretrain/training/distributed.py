@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,9 +17,11 @@ from torch._C._distributed_c10d import HashStore
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.hashing import key_of
+from retrieva_pretrain.errors import CorpusError, RetrievaError
 from retrieva_pretrain.recipe.schema import Recipe
 
-TIMEOUT = timedelta(minutes=30)
+# The watchdog acts first: it says more than a collective that times out.
+_BEHIND_WATCHDOG = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ def initialize(recipe: Recipe) -> Ranks:
     machine = platform.current()
     machine.prepare(int(os.environ.get("LOCAL_RANK", "0")))
     alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": HashStore(), "rank": 0, "world_size": 1}
-    dist.init_process_group(machine.distributed_backend, timeout=TIMEOUT, **alone)
+    longest = timedelta(seconds=max(recipe.faults.step_timeout, recipe.faults.pause_timeout))
+    dist.init_process_group(machine.distributed_backend, timeout=longest + _BEHIND_WATCHDOG, **alone)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,
         pipeline_model_parallel_size=recipe.parallelism.pipeline_model_parallel_size,
@@ -84,6 +89,13 @@ def sum_over_processes(values: list[float]) -> list[float]:
     return [float(v) for v in tensor.tolist()]
 
 
+def largest_of_processes(value: float) -> float:
+    """Return the largest of the processes' numbers; all get it."""
+    tensor = torch.tensor([value], dtype=torch.float64, device=platform.current().device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor.item())
+
+
 def counts_in_sums() -> bool:
     """Whether this process's figures enter sums over all processes: once per data-parallel rank.
 
@@ -92,6 +104,46 @@ def counts_in_sums() -> bool:
     return bool(
         parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
     )
+
+
+def tell_once(error: Exception) -> None:
+    """Print an error that people can mend, unless another process has told the same one.
+
+    At once, by whichever process meets it: the others end soon because this one does, and have less to say.
+    """
+    if not isinstance(error, RetrievaError):
+        return
+    error.was_told = True
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        told_before = store.add(f"told/{key_of(str(error))}", 1) > 1
+    except RuntimeError:  # the process that holds the store is gone
+        told_before = False
+    if not told_before:
+        sys.stderr.write(f"retrieva: {error}\n")
+        sys.stderr.flush()
+
+
+def first_then_others(make_files: Callable[[], None]) -> None:
+    """Let the first process make files, then all others look for them, and make what their node lacks.
+
+    On nodes that share no file system each makes its own. There a lock on the file chooses the process; on a
+    shared file system without locks it is the order that keeps the processes from writing all at once.
+
+    Raises:
+        CorpusError: on all processes, where the first one could not make the files.
+    """
+    problem = None
+    if dist.get_rank() == 0:
+        try:
+            make_files()
+        except CorpusError as error:
+            problem = str(error)
+    problem = from_first(problem)
+    if problem is not None:
+        raise CorpusError(problem)
+    if dist.get_rank() != 0:
+        make_files()
 
 
 T = TypeVar("T")

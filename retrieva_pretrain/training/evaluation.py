@@ -78,7 +78,7 @@ class Evaluator:
         )
 
     def _share(self, samples: Samples, size: int) -> Iterator[MicroBatch]:
-        slots = scored_slots(self.recipe.objective.masking_probability, samples["input_ids"].shape[1])
+        slots = scored_slots(self.recipe.evaluation.masking_probability, samples["input_ids"].shape[1])
         count = len(samples["input_ids"])
         stride = size * self.ranks.data_parallel_size
         for start in range(0, count, stride):

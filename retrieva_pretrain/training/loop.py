@@ -6,14 +6,18 @@ import time
 from dataclasses import asdict
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.errors import SkippedStepsError
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.evaluation import Evaluator
-from retrieva_pretrain.training.metrics import MetricsLog, say
-from retrieva_pretrain.training.step import Stepper
+from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.profiling import StepProfiler
+from retrieva_pretrain.training.saying import say
+from retrieva_pretrain.training.step import Stepper, StepResult
+from retrieva_pretrain.training.stopping import Stopped
 
 
 class Loop:
-    """Takes steps; logs, evaluates and saves between them. `metrics` is None on all processes but one."""
+    """Takes steps; logs, evaluates and saves between them. `metrics` and `profiler` are None on all but one."""
 
     def __init__(
         self,
@@ -21,36 +25,95 @@ class Loop:
         evaluator: Evaluator,
         checkpointer: Checkpointer,
         metrics: MetricsLog | None,
+        profiler: StepProfiler | None = None,
     ) -> None:
         self.stepper = stepper
         self.curriculum = stepper.curriculum
         self.recipe = stepper.recipe
+        self.stop_requests = stepper.stop_requests
+        self.watchdog = stepper.watchdog
         self.evaluator = evaluator
         self.checkpointer = checkpointer
         self.metrics = metrics
+        self.profiler = profiler
 
     def run(self, step: int) -> None:
-        """Take the steps from `step` to the end of the curriculum."""
+        """Take the steps from `step` to the end of the curriculum.
+
+        Raises:
+            Stopped: the run was asked to stop before its end; it has saved.
+        """
+        started_at = step
         if step == 0:
             self._evaluate(step)
-        while step < self.curriculum.total_steps:
-            started = time.perf_counter()
-            result = self.stepper.train_step(step)
+        stop = self.stop_requests.decide()
+        while step < self.curriculum.total_steps and stop is None:
+            started, waited = time.perf_counter(), self.stepper.prefetch.waited
+            self.watchdog.enter("step", step)
+            if self.profiler is not None:
+                self.profiler.before_step(step)
+            result = self._take(step)
             platform.current().synchronize()
             step += 1
+            seconds = time.perf_counter() - started
+            self.stop_requests.note(seconds, self.checkpointer.slowest)
             if self.metrics is not None:
-                shown = step % self.recipe.logging.log_interval == 0 or step == self.curriculum.total_steps
-                self.metrics.train_step(step, result, time.perf_counter() - started, show=shown)
-            if self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0:
-                self._evaluate(step)
-            if self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0:
-                self._save(step)
+                skipped = self.stepper.skips.skipped
+                data_wait = self.stepper.prefetch.waited - waited
+                self.metrics.train_step(step, result, seconds, data_wait, skipped)
+            if self.profiler is not None:
+                self.watchdog.enter("checkpoint", step)
+                self.profiler.after_step(step)
+            stop = result.stop or self._between_steps(step)
+        if self.profiler is not None:
+            self.profiler.close(step)
+        if stop is not None and step < self.curriculum.total_steps:
+            self._leave(step, stop, has_moved=step > started_at)
+        self.watchdog.enter("checkpoint", step)
+        self.checkpointer.finish()
+
+    def _take(self, step: int) -> StepResult:
+        try:
+            return self.stepper.train_step(step)
+        except SkippedStepsError:
+            # The run ends, on all processes alike; a checkpoint that is being written need not be lost with it.
+            self.watchdog.enter("checkpoint", step)
+            self.checkpointer.finish()
+            raise
+
+    def _between_steps(self, step: int) -> str | None:
+        """Evaluate and save where it is time; returns why the run is to stop, where it was asked meanwhile."""
+        evaluates = self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0
+        if evaluates:
+            self._evaluate(step)
+        # Not at every step: another phase sets the watchdog's timer anew, which starts a thread.
+        if self.checkpointer.is_saving:
+            self.watchdog.enter("checkpoint", step)
+        is_retry = self.checkpointer.poll(step)
+        saves = self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0 or is_retry
+        if saves:
+            self.watchdog.enter("checkpoint", step)
+            self._save(step)
+        # These may have taken long, and whoever asks does not wait for ever.
+        return self.stop_requests.decide() if evaluates or saves else None
+
+    def _leave(self, step: int, reason: str, *, has_moved: bool) -> None:
+        """Save what has been done, if anything, and end."""
+        if self.metrics is not None:
+            say(f"asked to stop by {reason} after step {step}")
+        self.watchdog.enter("checkpoint", step)
+        self.checkpointer.finish()
+        if has_moved and self.checkpointer.last_saved != step:
+            self._save(step)
+            self.checkpointer.finish()
+        raise Stopped(reason, step)
 
     def _ends_stage(self, step: int) -> bool:
         return step == self.curriculum.stage_steps(self.curriculum.at(step - 1).index)[1]
 
     def _evaluate(self, step: int) -> None:
         """Score the held-out text at the length of the stage just trained, and at the longest one."""
+        self.watchdog.enter("evaluation", step)
         position = self.curriculum.at(max(step - 1, 0))
         longest = max(stage.seq_length for stage in self.recipe.curriculum)
         for seq_length in sorted({position.seq_length, longest}):
@@ -72,9 +135,4 @@ class Loop:
                 )
 
     def _save(self, step: int) -> None:
-        started = time.perf_counter()
-        path = self.checkpointer.save(step, self.stepper.model, self.stepper.optimizer, self.stepper.state())
-        if self.metrics is not None:
-            seconds = time.perf_counter() - started
-            self.metrics.write("checkpoint", step=step, path=path.name, seconds=seconds)
-            say(f"checkpoint {path.name} saved in {seconds:.1f} s")
+        self.checkpointer.save(step, self.stepper.model, self.stepper.optimizer, self.stepper.state())

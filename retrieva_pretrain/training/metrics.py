@@ -1,71 +1,107 @@
-"""What a run says of itself: a line a step on the terminal, `metrics.jsonl`, TensorBoard.
+"""What a run says of itself: a line an interval on the terminal, `metrics.jsonl`, TensorBoard.
 
 Every line of `metrics.jsonl` is one JSON object with a `kind`: `start` (a process group began at `step`),
 `train` (a step), `evaluation` (held-out text of one corpus) or `checkpoint`. A run that is resumed appends;
-a step that was taken twice stands there twice, and `report.metrics.read_metrics` keeps the one that counts.
+a step that was taken twice stands there twice, and `report.metrics.read_metrics` keeps the one that counts. A figure
+that was not finite is null.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import time
-from datetime import timedelta
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain import platform
+from retrieva_pretrain.training.interval import Interval, TimeLeft, Work, line
+from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import StepResult
 
 
 class MetricsLog:
     """Writes the metrics of a run; one process of the run owns it."""
 
-    def __init__(self, folder: Path, curriculum: Curriculum, step: int, *, tensorboard: bool) -> None:
-        self.curriculum = curriculum
+    def __init__(
+        self, folder: Path, work: Work, step: int, *, tensorboard: bool, log_interval: int = 1
+    ) -> None:
+        """Open the files in the run's folder, which is there; the run goes on after `step` steps."""
+        self.work = work
+        self.curriculum = work.curriculum
+        self.log_interval = log_interval
         path = folder / "metrics.jsonl"
         _end_torn_line(path)
         self.file = path.open("a", encoding="utf-8")
         self.tensorboard = _tensorboard(folder / "tensorboard", step) if tensorboard else None
-        self.seconds_per_token = 0.0
+        self._is_failing = False
+        self.left = TimeLeft(work)
+        self.interval = Interval()
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one line to `metrics.jsonl`; it is on its way to the disk when this returns."""
-        self.file.write(json.dumps({"kind": kind, **fields}, ensure_ascii=False) + "\n")
-        self.file.flush()
+        content = json.dumps(_valid({"kind": kind, **fields}), ensure_ascii=False, allow_nan=False)
+        try:
+            self.file.write(content + "\n")
+            self.file.flush()
+        except (
+            OSError
+        ) as error:  # a full disk; what could not be written stays in the buffer for the next time
+            if not self._is_failing:
+                say(f"WARNING: {self.file.name} cannot be written: {error}. The training goes on")
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
-    def train_step(self, done: int, result: StepResult, seconds: float, *, show: bool) -> None:
-        """Record the step that brought the run to `done` finished steps, and show its line."""
+    def train_step(
+        self, done: int, result: StepResult, seconds: float, data_wait: float, skipped: int
+    ) -> None:
+        """Record the step that brought the run to `done` finished steps; show a line where it is time.
+
+        `seconds` is the whole step, `data_wait` the part of it in which this process waited for samples; `skipped`
+        counts the steps of the run that were skipped.
+        """
         position = self.curriculum.at(done - 1)
         tokens = self.curriculum.consumed_tokens(done) - self.curriculum.consumed_tokens(done - 1)
-        rate = tokens / seconds
-        # Smoothed, so that the time left does not jump with every line.
-        fresh = seconds / tokens
-        self.seconds_per_token = (
-            fresh if not self.seconds_per_token else 0.9 * self.seconds_per_token + 0.1 * fresh
-        )
+        flops = self.work.of_step[position.index]
+        self.left.note(seconds, flops)
+        self.interval.add(result, seconds, data_wait, tokens, flops)
+        tflops = self.work.tflops_per_gpu(flops, seconds)
+        curves = {
+            "loss": result.loss,
+            "masked_accuracy": result.masked_accuracy,
+            "learning_rate": result.learning_rate,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": tokens / seconds,
+            "tokens_per_second_per_gpu": tokens / seconds / self.work.world_size,
+            "tflops_per_gpu": tflops,
+            "mfu": self.work.mfu(tflops),
+            "memory_bytes": platform.current().memory(),
+            "data_wait_seconds": data_wait,
+            "skipped_steps": skipped,
+        }
         self.write(
             "train",
             step=done,
             stage=position.index,
             seq_length=position.seq_length,
-            loss=result.loss,
-            masked_accuracy=result.masked_accuracy,
-            learning_rate=result.learning_rate,
-            grad_norm=result.grad_norm,
             scored_tokens=result.scored_tokens,
             consumed_samples=self.curriculum.consumed_samples(done),
             consumed_tokens=self.curriculum.consumed_tokens(done),
-            tokens_per_second=rate,
             step_seconds=seconds,
+            skipped=result.skipped,
+            **curves,
         )
         if self.tensorboard is not None:
-            for name in ("loss", "masked_accuracy", "learning_rate", "grad_norm"):
-                self.tensorboard.add_scalar(f"train/{name}", getattr(result, name), done)
-            self.tensorboard.add_scalar("train/tokens_per_second", rate, done)
-            self.tensorboard.add_scalar("train/seq_length", position.seq_length, done)
-        if show:
-            say(self._line(done, result, rate))
+            for name, value in {**curves, "seq_length": position.seq_length}.items():
+                if value is not None:
+                    self.tensorboard.add_scalar(f"train/{name}", value, done)
+        # A stage's last line stands at its end: an average over two lengths would say nothing.
+        ends_stage = done == self.curriculum.stage_steps(position.index)[1]
+        if done % self.log_interval == 0 or ends_stage:
+            memory = curves["memory_bytes"]
+            say(line(self.interval, self.left, result, done, skipped=skipped, memory=int(memory or 0)))
+            self.interval = Interval()
 
     def evaluation(self, done: int, corpus: str, seq_length: int, **scores: float) -> None:
         """Record one corpus's held-out scores after `done` steps."""
@@ -76,28 +112,19 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the files."""
-        self.file.close()
+        with suppress(OSError):  # told already
+            self.file.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
 
-    def _line(self, done: int, result: StepResult, rate: float) -> str:
-        position = self.curriculum.at(done - 1)
-        start, end = self.curriculum.stage_steps(position.index)
-        left = (self.curriculum.total_tokens - self.curriculum.consumed_tokens(done)) * self.seconds_per_token
-        total = self.curriculum.total_steps
-        return (
-            f"step {done:>{len(str(total))}}/{total}"
-            f" | stage {position.index + 1}/{len(self.curriculum.recipe.curriculum)}"
-            f" (length {position.seq_length}) {done - start}/{end - start}"
-            f" | loss {result.loss:7.4f} | accuracy {result.masked_accuracy:6.2%} | lr {result.learning_rate:.3e}"
-            f" | grad norm {result.grad_norm:.3f} | {rate:,.0f} tokens/s | left {timedelta(seconds=round(left))}"
-        )
 
-
-def say(text: str) -> None:
-    """Print one line of the run's log, with the time of day."""
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stdout.flush()
+def _valid(value: Any) -> Any:
+    """Return a value as JSON can hold it: NaN and the infinities, which JSON has no word for, become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _valid(part) for key, part in value.items()}
+    return [_valid(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _end_torn_line(path: Path) -> None:

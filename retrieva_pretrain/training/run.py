@@ -5,52 +5,151 @@ torchrun --nproc-per-node 4 -m retrieva_pretrain train recipes/retrievabert-1.3b
 
 from __future__ import annotations
 
+import os
 import platform as python_platform
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from retrieva_pretrain import platform
+from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
+from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
+from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
+from retrieva_pretrain.optional_packages import optional_packages
+from retrieva_pretrain.planning.flops import training_flops
+from retrieva_pretrain.platform.peaks import dense_bf16_tflops
 from retrieva_pretrain.training import distributed
-from retrieva_pretrain.training.checkpoint import Checkpointer, load_checkpoint
+from retrieva_pretrain.training.checkpoint import Checkpointer
+from retrieva_pretrain.training.distributed import Ranks
 from retrieva_pretrain.training.evaluation import Evaluator
+from retrieva_pretrain.training.interval import Work
 from retrieva_pretrain.training.loop import Loop
-from retrieva_pretrain.training.metrics import MetricsLog, say
+from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.outcome import forget_outcome, write_outcome
 from retrieva_pretrain.training.prepare import PreparedRun
+from retrieva_pretrain.training.profiled_steps import ProfiledSteps
+from retrieva_pretrain.training.profiling import StepProfiler
+from retrieva_pretrain.training.resume import resume
+from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import Stepper
+from retrieva_pretrain.training.stopping import Stopped, StopRequests
+from retrieva_pretrain.training.watchdog import Watchdog
 
 
-def train(run: PreparedRun) -> None:
-    """Train to the end of the curriculum, from the run's newest checkpoint where there is one."""
-    recipe = run.recipe
-    torch.use_deterministic_algorithms(recipe.deterministic)
+def train(
+    run: PreparedRun, *, exit_before: float | None = None, profiled: ProfiledSteps | None = None
+) -> int:
+    """Train to the end of the curriculum, from the run's newest checkpoint where there is one.
+
+    `exit_before`: seconds since this process was started, before which the run must have saved and left.
+    `profiled`: the steps of which a trace is written.
+
+    Returns the exit code: `DONE`, or `REQUEUE` where the run was asked to stop, has saved and can be started again.
+    """
+    recipe, folder = run.recipe, run.folder.path
+    if os.environ.get("RANK", "0") == "0":
+        forget_outcome(folder)
+    stop_requests = StopRequests(exit_before)
+    if recipe.deterministic:
+        platform.current().make_deterministic()
     ranks = distributed.initialize(recipe)
+    watchdog = Watchdog(
+        recipe.faults,
+        ranks.rank,
+        ranks.world_size,
+        on_hang=lambda message: write_outcome(folder, "hung", step=None, message=message),
+    )
     try:
-        model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
-        optimizer = build_optimizer(recipe, model)
-        # The first process chooses the checkpoint, so that all load the same one.
-        newest = distributed.from_first(run.folder.newest_checkpoint() if ranks.is_first else None)
-        step, state = load_checkpoint(newest, model, optimizer) if newest is not None else (0, {})
-        stepper = Stepper(recipe, model, optimizer, TrainingSamples(recipe, run.corpora), run.layouts, ranks)
-        stepper.load_state(state)
-        evaluator = Evaluator(recipe, HeldOutSamples(recipe, run.corpora), ranks)
-        checkpointer = Checkpointer(run.folder, run.identity, recipe.checkpoint.keep, ranks)
-        metrics = None
+        _train(run, ranks, stop_requests, watchdog, profiled)
         if ranks.is_first:
-            run.folder.write_recipe(recipe, run.identity)
-            metrics = MetricsLog(
-                run.folder.path, stepper.curriculum, step, tensorboard=recipe.logging.tensorboard
-            )
-            _say_start(run, stepper, newest, metrics, step)
-        Loop(stepper, evaluator, checkpointer, metrics).run(step)
+            write_outcome(folder, "done", step=Curriculum(recipe).total_steps, message="the run is complete")
+        return DONE
+    except Stopped as stopped:
+        if ranks.is_first:
+            write_outcome(folder, "stopped", step=stopped.step, message=str(stopped))
+            say(f"{stopped}; saved. The same command goes on")
+        return REQUEUE
+    except Exception as error:
+        # Before the others notice that this process leaves, and say that instead.
+        distributed.tell_once(error)
+        write_outcome(folder, "failed", step=None, message=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        watchdog.enter("end", 0)
+        distributed.shut_down()
+        watchdog.close()
+
+
+def _train(
+    run: PreparedRun,
+    ranks: Ranks,
+    stop_requests: StopRequests,
+    watchdog: Watchdog,
+    profiled: ProfiledSteps | None,
+) -> None:
+    """Build everything, go on from the newest checkpoint and take the steps."""
+    recipe = run.recipe
+    model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
+    optimizer = build_optimizer(recipe, model)
+    resumed = resume(run.folder, model, optimizer, ranks, run.initial)
+    step = resumed.step
+    distributed.first_then_others(lambda: _ensure_indexes(run, step, ranks))
+    stepper = Stepper(
+        recipe,
+        model,
+        optimizer,
+        TrainingSamples(recipe, run.corpora),
+        run.layouts,
+        ranks,
+        run=run.folder.path,
+        stop_requests=stop_requests,
+        watchdog=watchdog,
+    )
+    stepper.load_state(resumed.state)
+    evaluator = Evaluator(recipe, HeldOutSamples(recipe, run.corpora), ranks)
+    metrics = None
+    if ranks.is_first:
+        run.folder.write_recipe(recipe, run.identity)
+        metrics = MetricsLog(
+            run.folder.path,
+            _work(run, stepper),
+            step,
+            tensorboard=recipe.logging.tensorboard,
+            log_interval=recipe.logging.log_interval,
+        )
+        _say_start(run, stepper, resumed.checkpoint, metrics, step)
+    checkpointer = Checkpointer(
+        run.folder,
+        run.identity,
+        recipe.checkpoint,
+        ranks,
+        for_ever={stepper.curriculum.stage_steps(stage)[1] for stage in range(len(recipe.curriculum))},
+        metrics=metrics,
+    )
+    profiler = StepProfiler(run.folder.path, profiled) if profiled is not None and ranks.is_first else None
+    try:
+        Loop(stepper, evaluator, checkpointer, metrics, profiler).run(step)
+    finally:
+        stepper.prefetch.close()
         if metrics is not None:
             metrics.close()
-    finally:
-        distributed.shut_down()
+
+
+def _work(run: PreparedRun, stepper: Stepper) -> Work:
+    """Return what the run computes, and on what."""
+    peak = run.recipe.logging.peak_tflops_per_gpu or dense_bf16_tflops(platform.current().device_name())
+    flops = training_flops(run.recipe, run.padded_vocab_size)
+    return Work(stepper.curriculum, flops, stepper.ranks.world_size, peak)
+
+
+def _ensure_indexes(run: PreparedRun, step: int, ranks: distributed.Ranks) -> None:
+    """See to the index files of large corpora; whoever makes one says so."""
+    watch = ProgressLines(say, 15.0) if ranks.is_first else None
+    for indexed in ensure_indexes(run.recipe, run.corpora, step, watch=watch):
+        if indexed.built:
+            say(str(indexed))
 
 
 def _say_start(
@@ -71,17 +170,37 @@ def _say_start(
             f" {recipe.global_batch_size} samples = {layout.data_parallel_size} x {layout.num_microbatches}"
             f" micro-batches of {layout.micro_batch_size}"
         )
+    for line in _data_lines(run, stepper):
+        say(line)
     say(
         f"  vocabulary {run.corpora.tokenizer.vocab_size:,} padded to {run.padded_vocab_size:,};"
         f" Python {python_platform.python_version()}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
     )
-    packages = platform.optional_packages()
+    packages = optional_packages()
     say(
         "  "
         + ", ".join(f"{name} {'found' if found else 'not installed'}" for name, found in packages.items())
     )
     if newest is not None:
         say(f"going on from {newest.name}")
+    elif run.initial is not None:
+        say(f"beginning with the weights of {run.initial}")
     metrics.write(
         "start", step=step, world_size=stepper.ranks.world_size, platform=machine.name, versions=versions
     )
+
+
+def _data_lines(run: PreparedRun, stepper: Stepper) -> list[str]:
+    """Say of every corpus what one reading of it is, its share, and how often it has been read after each stage."""
+    positions, curriculum = stepper.samples.positions, stepper.curriculum
+    ends = [curriculum.stage_steps(index)[1] for index in range(len(run.recipe.curriculum))]
+    epochs = [positions.epochs(end) for end in ends]  # [stages][corpora]
+    shares = positions.blend.per_period / positions.blend.period
+    return [
+        f"  corpus {name}: {tokens:,} tokens, {share:.2%} of the samples, read "
+        + ", ".join(f"{times[corpus]:.2f}" for times in epochs)
+        + " times by the end of each stage"
+        for corpus, (name, tokens, share) in enumerate(
+            zip(positions.names, positions.epoch_tokens, shares.tolist(), strict=True)
+        )
+    ]

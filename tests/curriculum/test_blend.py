@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieva_pretrain.curriculum.blend import PERIOD, Blend
+from retrieva_pretrain.curriculum.blend import PERIOD, Blend, blend_weights
+from retrieva_pretrain.recipe.schema import Corpus
 
 WEIGHTS = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8)
 PERIODS = st.integers(8, 300)
@@ -74,3 +75,16 @@ def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
 def test_more_corpora_than_a_period_holds_are_refused() -> None:
     with pytest.raises(ValueError, match="5 corpora"):
         Blend([1.0] * 5, period=4)
+
+
+def test_shares_follow_weights_or_budgets_or_else_tokens() -> None:
+    def corpora(**given: list[float]) -> list[Corpus]:
+        return [
+            Corpus.model_validate({"path": f"c{n}", **{k: values[n] for k, values in given.items()}})
+            for n in range(2)
+        ]
+
+    assert blend_weights(corpora(weight=[0.5, 1.5]), [10, 30]) == [0.5, 1.5]
+    assert blend_weights(corpora(tokens=[7, 3]), [10, None]) == [7.0, 3.0]
+    assert blend_weights(corpora(), [10, 30]) == [10.0, 30.0]
+    assert blend_weights(corpora(), [10, None]) == [10.0, None]

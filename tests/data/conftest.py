@@ -27,6 +27,9 @@ def recipe_over(
     seed: int = 1,
     masking_probability: float = 0.15,
     samples_per_corpus: int = 16,
+    data: Mapping[str, Any] | None = None,
+    objective: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """A recipe of (seq_length, train_iters) stages over a blend."""
     return Recipe.model_validate(
@@ -42,15 +45,19 @@ def recipe_over(
                 "max_position_embeddings": 4096,
             },
             "tokenizer": {"model": str(tokenizer)},
-            "data": {"blend": [dict(entry) for entry in blend], "held_out_fraction": held_out_fraction},
-            "objective": {"masking_probability": masking_probability},
+            "data": {
+                "blend": [dict(entry) for entry in blend],
+                "held_out_fraction": held_out_fraction,
+                **(data or {}),
+            },
+            "objective": {"masking_probability": masking_probability, **(objective or {})},
             "optimizer": {"lr": 1.0},
             "global_batch_size": global_batch_size,
             "curriculum": [
                 {"seq_length": length, "train_iters": steps, "max_micro_batch_size": 1}
                 for length, steps in stages
             ],
-            "evaluation": {"samples_per_corpus": samples_per_corpus},
+            "evaluation": {"samples_per_corpus": samples_per_corpus, **(evaluation or {})},
         }
     )
 
@@ -77,13 +84,14 @@ def open_run(tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: 
         stages: Sequence[tuple[int, int]],
         *,
         weights: Sequence[float] | None = None,
+        pieces: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> tuple[Recipe, Corpora]:
         blend = []
         for number, (name, documents) in enumerate(corpora.items()):
             prefix = tmp_path / name
             if not prefix.with_name(name + ".bin").exists():
-                make_corpus(tmp_path, name, documents)
+                make_corpus(tmp_path, name, documents, **(pieces or {}))
             blend.append({"path": str(prefix), "weight": weights[number] if weights else None})
         recipe = recipe_over(small_tokenizer.path, blend, stages, **options)
         return recipe, Corpora.open(recipe)

@@ -78,6 +78,12 @@ def test_documents_come_back_as_they_went_in(
     write(prefix, documents)
     dataset = IndexedDataset(prefix)
     assert [dataset.document(number).tolist() for number in range(dataset.num_documents)] == documents
+    # Advice to the system changes nothing of what is read.
+    dataset.expect_random_reads()
+    with dataset.index_read_here_and_there():
+        assert dataset.document_lengths().tolist() == [len(document) for document in documents]
+    dataset.let_go_of_index()
+    assert [dataset.document(number).tolist() for number in range(dataset.num_documents)] == documents
     assert dataset.tokens.tolist() == [token for document in documents for token in document]
     assert dataset.document_offsets().tolist() == np.cumsum([0, *map(len, documents)]).tolist()
 

@@ -22,7 +22,6 @@ initialize(recipe)
 weight = build_model(recipe, 512).encoder.layers[0].mlp.linear_fc1.weight.detach().float()
 weights = [torch.zeros_like(weight) for _ in range(3)]
 dist.all_gather(weights, weight.contiguous())
-# The first stage draws its embedding before its layers; it is the later ones that would start alike.
 for one, other in ((0, 1), (1, 2), (0, 2)):
     assert not torch.equal(weights[one], weights[other]), (one, other)
 shut_down()

@@ -13,6 +13,8 @@ import pytest
 
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.data.batches import TrainingSamples
+from retrieva_pretrain.data.corpora import Corpora
 from retrieva_pretrain.errors import CorpusError, RecipeError
 from retrieva_pretrain.planning.parameters import count_parameters
 from retrieva_pretrain.planning.plan import make_plan
@@ -79,6 +81,59 @@ def test_given_weights_are_told_as_shares(
     weights = ["data.blend.0.weight=1", "data.blend.1.weight=1"]
     plan = make_plan(with_data(tmp_path, small_tokenizer, make_corpus, *weights))
     assert [corpus.share for corpus in plan.corpora] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("blend", ["weights", "budgets", "tokens"])
+@pytest.mark.parametrize("pieces", [{}, {"bos": "<CLS>", "eod": "<SEP>"}])
+def test_a_plan_tells_how_often_each_corpus_is_read_as_the_run_will(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus, blend: str, pieces: dict[str, str]
+) -> None:
+    make_corpus(tmp_path, "one", [[10] * 49] * 1000, **pieces)
+    make_corpus(tmp_path, "two", [[10] * 99] * 3000, **pieces)
+    reads = 64 * (100 * 32 + 300 * 64 + 250 * 128 + 50 * 256)
+    shares = {"weights": ("weight: 1", "weight: 3"), "tokens": ("weight: null", "weight: null")}
+    shares["budgets"] = ("tokens: 1.0e6", f"tokens: {reads - 1_000_000}")
+    one, two = shares[blend]
+    data = f"data.blend=[{{path: {tmp_path / 'one'}, {one}}}, {{path: {tmp_path / 'two'}, {two}}}]"
+    recipe = load_yaml(Recipe, SMALL, [data, f"tokenizer.model={small_tokenizer.path}"])
+    plan, run = make_plan(recipe), TrainingSamples(recipe, Corpora.open(recipe)).positions
+    # By tokens, held-out ones move the shares a little.
+    assert [c.tokens_read for c in plan.corpora] == pytest.approx(
+        run.consumed(plan.steps), rel=0.001 if blend == "tokens" else 0
+    )
+    for corpus, epochs in zip(plan.corpora, run.epochs(plan.steps), strict=True):
+        # Held-out documents are chosen by hash: the plan takes their share, the run knows them.
+        assert corpus.epochs == pytest.approx(epochs, rel=0.03)
+    if blend == "budgets":
+        assert plan.corpora[0].budget == 1_000_000
+        assert plan.corpora[0].tokens_read == pytest.approx(1_000_000, rel=0.06)
+
+
+def test_a_plan_tells_what_budgets_will_read_where_the_data_is_not() -> None:
+    reads = 64 * (100 * 32 + 300 * 64 + 250 * 128 + 50 * 256)
+    blend = f"data.blend=[{{path: no, tokens: {reads // 4}}}, {{path: where, tokens: {reads * 3 // 4}}}]"
+    plan = make_plan(load_yaml(Recipe, SMALL, [blend]))
+    assert [c.share for c in plan.corpora] == [pytest.approx(0.25), pytest.approx(0.75)]
+    windows = 64 * 700
+    assert sum(c.tokens_read or 0 for c in plan.corpora) == reads - 2 * windows
+    assert [c.epochs for c in plan.corpora] == [None, None]
+    within = make_plan(load_yaml(Recipe, SMALL, [blend, "data.reset_attention_mask=true"]))
+    assert sum(c.tokens_read or 0 for c in within.corpora) == reads
+
+
+def test_a_plan_refuses_corpora_of_two_formats(
+    tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus
+) -> None:
+    make_corpus(tmp_path, "one", [[10] * 49], bos="<CLS>", eod="<SEP>")
+    with pytest.raises(CorpusError, match=r"data\.blend: .*one has <CLS> .*two has not"):
+        make_plan(
+            with_data(
+                tmp_path / "other",
+                small_tokenizer,
+                make_corpus,
+                f"data.blend=[{{path: {tmp_path / 'one'}}}, {{path: {tmp_path / 'other' / 'two'}}}]",
+            )
+        )
 
 
 def test_a_corpus_tells_the_vocabulary_where_the_tokenizer_is_not_here(
@@ -165,7 +220,7 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         assert max(len(line) for line in done.stdout.splitlines()) <= 80
         assert "\x1b" not in done.stdout
-        for word in ("187.3 B", "454,000", "1.41e-04", "8 x 4", "data/the_stack", "not here"):
+        for word in ("187.3 B", "454,000", "1.41e-04", "4 x 8", "data/the_stack", "not here"):
             assert word in done.stdout
 
     def test_json_is_the_whole_plan(self, tmp_path: Path) -> None:
@@ -175,8 +230,23 @@ class TestCommand:
         content = json.loads(done.stdout)
         assert content["gpus"] == 8
         assert content["tokens"] == 187_301_888_000
-        assert [stage["micro_batch_size"] for stage in content["stages"]] == [128, 64, 32, 8]
+        assert [stage["micro_batch_size"] for stage in content["stages"]] == [64, 32, 16, 4]
         assert content["stages"][0]["first_lr"] == 0.0
+
+    def test_it_shows_how_often_corpora_are_read_in_80_columns(
+        self, tmp_path: Path, small_tokenizer: Tokenizer, make_corpus: MakeCorpus
+    ) -> None:
+        make_corpus(tmp_path, "one", [[10] * 49] * 10)
+        make_corpus(tmp_path, "two", [[10] * 99] * 300_00)
+        blend = "data.blend=[{path: one, tokens: 1.0e6}, {path: two, tokens: 3300000}]"
+        done = retrieva_plan(str(SMALL), blend, f"tokenizer.model={small_tokenizer.path}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert max(len(line) for line in done.stdout.splitlines()) <= 80
+        assert "<CLS>, tokens of a corpus, <SEP>" in done.stdout
+        lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
+        assert lines["one"] == ["one", "23.3%", "10", "500", "979.5", "k", "2,062"]
+        assert lines["two"] == ["two", "76.7%", "30,000", "3.0", "M", "3.2", "M", "1.1"]
+        assert "token budgets: 4.3 M asked for, 4.2 M read (-2.1% for each)" in done.stdout
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

@@ -32,9 +32,13 @@ def of(*overrides: str, corpora: str = "c", tokenizer: str = "t") -> dict[str, A
         "curriculum.1.name=second",
         "checkpoint.save_interval=7",
         "evaluation.eval_interval=7",
+        "evaluation.masking_probability=0.3",
         "logging.tensorboard=false",
         "tokenizer.model=moved.model",
         "data.blend.0.path=moved/ja_cc",
+        "data.index_dir=/scratch/indexes",
+        "data.prefetch_micro_batches=0",
+        "logging.peak_tflops_per_gpu=989",
     ],
 )
 def test_a_restart_may_change_where_and_how_fast_it_runs(override: str) -> None:
@@ -54,6 +58,11 @@ def test_a_restart_may_change_where_and_how_fast_it_runs(override: str) -> None:
         ("data.blend.1.weight=0.3", "data.blend.1.weight: 0.2 -> 0.3"),
         ("data.held_out_fraction=0.1", "data.held_out_fraction: 0.05 -> 0.1"),
         ("objective.masking_probability=0.3", "objective.masking_probability: 0.15 -> 0.3"),
+        ("objective.masking_unit=span", "objective.masking_unit: token -> span"),
+        ("objective.mask_replace_prob=0.7", "objective.mask_replace_prob: 0.8 -> 0.7"),
+        ("curriculum.0.masking_probability=0.3", "curriculum.0.masking_probability: None -> 0.3"),
+        ("data.reset_attention_mask=true", "data.reset_attention_mask: False -> True"),
+        ("data.reset_position_ids=true", "data.reset_position_ids: False -> True"),
         ("tokenizer.make_vocab_size_divisible_by=64", "tokenizer.make_vocab_size_divisible_by: 128 -> 64"),
     ],
 )
@@ -62,9 +71,21 @@ def test_what_decides_the_weights_may_not_change(override: str, line: str) -> No
 
 
 def test_a_field_that_nobody_declared_free_is_fixed() -> None:
-    free = {"name", "runs_dir", "parallelism", "checkpoint", "evaluation", "logging", "deterministic"}
+    free = {
+        "name",
+        "runs_dir",
+        "parallelism",
+        "kernels",
+        "checkpoint",
+        "evaluation",
+        "faults",
+        "logging",
+        "deterministic",
+    }
     assert set(of()) == set(Recipe.model_fields) - free
-    assert set(of()["curriculum"][0]) == set(Stage.model_fields) - {"max_micro_batch_size", "name"}
+    assert set(of()["curriculum"][0]) == set(Stage.model_fields) - {
+        *("max_micro_batch_size", "name", "recompute_granularity", "recompute_num_layers")
+    }
     for section, model in (("model", ModelConfig), ("optimizer", OptimizerConfig)):
         assert set(of()[section]) == set(model.model_fields)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -349,6 +349,7 @@ text_like_other_things = st.sampled_from(
 
 
 @settings(deadline=None)
+@example(name="a\x85b", litres=1.0, cylinders=1, maker="\u2028")
 @given(
     name=text | text_like_other_things,
     litres=st.floats(min_value=0, exclude_min=True, allow_infinity=False),

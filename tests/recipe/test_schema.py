@@ -83,6 +83,32 @@ def line_of(text: str) -> int:
         ("data.held_out_fraction=0.6", "data.held_out_fraction: must be at most 0.5"),
         ("objective.masking_probability=0", "objective.masking_probability: must be more than 0"),
         ("objective.masking_probability=1", "objective.masking_probability: must be less than 1"),
+        ("curriculum.1.masking_probability=1", "curriculum.1.masking_probability: must be less than 1"),
+        ("evaluation.masking_probability=0", "evaluation.masking_probability: must be more than 0"),
+        ("objective.masking_unit=word", "objective.masking_unit: must be 'token', 'whole_word' or 'span'"),
+        (
+            "objective.mean_span_length=3",
+            "objective.mean_span_length: goes with masking_unit span, not token",
+        ),
+        (
+            "objective.max_span_length=3",
+            "objective.max_span_length: goes with masking_unit span, not token",
+        ),
+        (
+            "objective={masking_unit: span, max_span_length: 3}",
+            "objective.mean_span_length: 3.8 is more than max_span_length 3",
+        ),
+        ("objective.mask_replace_prob=1.1", "objective.mask_replace_prob: must be at most 1"),
+        (
+            "objective.random_replace_prob=0.3",
+            "objective.random_replace_prob: 0.3 and mask_replace_prob 0.8 are more than all",
+        ),
+        ("data.reset_position_ids=1", "data.reset_position_ids: must be true or false, not 1"),
+        ("data.blend.0.tokens=0.5", "data.blend.0.tokens: must be a whole number, not 0.5"),
+        (
+            "data.blend.0.tokens=1000",
+            "data.blend.0.tokens: shares are weights or token budgets, not both",
+        ),
         ("optimizer.min_lr=1", "optimizer.min_lr: 1.0 is above lr 0.002"),
         ("optimizer.lr=.nan", "optimizer.lr: must be a finite number"),
         (
@@ -108,6 +134,7 @@ def line_of(text: str) -> int:
             "curriculum.3.seq_length: 512 is more than model.max_position_embeddings 256",
         ),
         ("curriculum.0.seq_length=7", "curriculum.0.seq_length: must be at least 8"),
+        ("curriculum.3.seq_length=1048577", "curriculum.3.seq_length: must be at most 1048576"),
         ("curriculum.0.train_iters=0", "curriculum.0.train_iters: must be more than 0"),
         (f"{TP}=8", f"{TP}: 8 does not divide model.num_attention_heads 4"),
         (f"{TP}=3", f"{TP}: 3 does not divide model.ffn_hidden_size 352"),
@@ -154,6 +181,38 @@ def test_weights_are_given_to_all_corpora_or_to_none(tmp_path: Path) -> None:
     heir.write_text(f"base: {SMALL}\ndata:\n  blend:\n    - {{path: a, weight: 1}}\n    - {{path: b}}\n")
     with pytest.raises(RecipeError, match=rf"^{heir}:5: data.blend.1.weight: missing"):
         load_yaml(Recipe, heir)
+
+
+def budgets(*tokens: str) -> str:
+    return f"data.blend=[{', '.join(f'{{path: c{n}, tokens: {t}}}' for n, t in enumerate(tokens))}]"
+
+
+def test_token_budgets_add_up_to_what_the_curriculum_reads() -> None:
+    # 64 samples x (100 x 32 + 300 x 64 + 250 x 128 + 50 x 256) tokens.
+    reads = 64 * (100 * 32 + 300 * 64 + 250 * 128 + 50 * 256)
+    recipe = load_yaml(Recipe, SMALL, [budgets("3.3e6", str(reads - 3_300_000))])
+    assert [corpus.tokens for corpus in recipe.data.blend] == [3_300_000, reads - 3_300_000]
+    load_yaml(Recipe, SMALL, [budgets("1e6", f"{reads * 0.96 - 1e6:.0f}")])
+    for total in (reads * 0.9, reads * 1.06):
+        fault = refusal(budgets("1000000", f"{total - 1e6:.0f}"))[0]
+        assert "data.blend.0.tokens: the budgets add up to" in fault
+        assert f"the curriculum reads {reads:,}" in fault
+    assert "data.blend.1.tokens: missing; give every corpus a budget" in refusal(budgets("4e6", "null"))[0]
+
+
+def test_a_stage_s_own_masking_rate_stands_before_the_run_s() -> None:
+    recipe = load_yaml(Recipe, SMALL, ["curriculum.2.masking_probability=0.3"])
+    assert [recipe.masking_probability(stage) for stage in range(4)] == [0.15, 0.15, 0.3, 0.15]
+    assert recipe.evaluation.masking_probability == 0.15
+
+
+def test_spans_are_those_of_the_paper_where_nothing_is_said() -> None:
+    recipe = load_yaml(Recipe, SMALL, ["objective.masking_unit=span"])
+    assert recipe.objective.span_lengths == (3.8, 10)
+    other = load_yaml(
+        Recipe, SMALL, ["objective={masking_unit: span, mean_span_length: 2, max_span_length: 4}"]
+    )
+    assert other.objective.span_lengths == (2.0, 4)
 
 
 def test_faults_between_sections_are_said_together_at_the_line_of_the_field_to_change() -> None:
@@ -224,7 +283,7 @@ def test_a_joint_projection_that_tensor_parallelism_cannot_cut_is_refused() -> N
 
 def test_every_field_says_in_words_what_it_is() -> None:
     sections = [Recipe, *(f.annotation for f in Recipe.model_fields.values() if f.annotation in SECTIONS)]
-    assert len(sections) == 10
+    assert len(sections) == 12
     for section in [*sections, Corpus, Stage]:
         for name, field in section.model_fields.items():
             assert field.description, f"{section.__name__}.{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -87,3 +88,14 @@ def test_the_summary_tells_each_stage_and_the_accuracy_before_and_after(tmp_path
     console = Console(width=100, record=True, file=(tmp_path / "out").open("w"))
     console.print(render(summary))
     assert "35.00%" in console.export_text()
+
+
+def test_figures_that_were_not_finite_are_read_as_nan_and_the_summary_passes_over_them(
+    tmp_path: Path,
+) -> None:
+    none = {**json.loads(train_line(1, 0, 0.0)), "loss": None, "grad_norm": None, "skipped": None}
+    path = write(tmp_path, json.dumps(none), train_line(2, 0, 4.0), train_line(3, 0, 3.0))
+    first = read_metrics(path)[0]
+    assert math.isnan(first["loss"]) and math.isnan(first["grad_norm"]) and first["skipped"] is None
+    stage = summarise(tmp_path).stages[0]
+    assert (stage.first_loss, stage.last_loss) == (4.0, 3.0)

@@ -61,42 +61,46 @@ def test_gradient_and_loss_do_not_depend_on_the_micro_batch_when_samples_score_d
     run_python(PROGRAM)
 
 
-NOT_FINITE = """
+SAME_UPDATE = """
 from pathlib import Path
 import torch
-from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.distributed import initialize, shut_down
-from retrieva_pretrain.training.step import update_weights
+from retrieva_pretrain.training.step import prepare_gradients, update_weights
 
-for precision in ("bf16", "fp32"):
-    recipe = load_yaml(Recipe, Path("recipes/demo.yaml"), ["precision=" + precision])
-    if precision == "bf16":
+for number, settings in enumerate(
+    (["precision=bf16"], ["precision=fp32"], ["precision=bf16", "parallelism.use_distributed_optimizer=false"],
+     ["precision=fp32", "parallelism.use_distributed_optimizer=false"], ["precision=bf16", "optimizer.clip_grad=0"])
+):
+    recipe = load_yaml(Recipe, Path("recipes/demo.yaml"), settings)
+    if number == 0:
         initialize(recipe)
-    model = wrap_model(recipe, build_model(recipe, 512))
-    optimizer = build_optimizer(recipe, model)
-    for parameter in model.parameters():
-        parameter.main_grad.fill_(0.01)
-    before = [p.detach().clone() for p in model.parameters()]
-    for value in (float("inf"), float("nan")):
-        next(model.parameters()).main_grad.view(-1)[3] = value
-        try:
-            update_weights(optimizer, 6)
-            raise SystemExit("was applied")
-        except RetrievaError as error:
-            assert "step 7" in str(error) and "nothing was updated" in str(error)
-        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
-    next(model.parameters()).main_grad.fill_(0.01)
-    assert update_weights(optimizer, 7) > 0
-    assert not all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+
+    def updated(step):
+        model = wrap_model(recipe, build_model(recipe, 512))
+        optimizer = build_optimizer(recipe, model)
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.main_grad.normal_(std=0.1, generator=generator)
+            norm = step(optimizer)
+        return norm, [p.detach().clone() for p in model.parameters()]
+
+    def ours(optimizer):
+        norm = prepare_gradients(optimizer)
+        update_weights(optimizer, recipe.optimizer.clip_grad, norm)
+        return norm
+
+    norm, weights = updated(ours)
+    expected_norm, expected = updated(lambda optimizer: optimizer.step()[1])
+    assert norm == expected_norm and norm > 1, (norm, expected_norm)
+    assert all(torch.equal(one, other) for one, other in zip(weights, expected))
 shut_down()
 """
 
 
-def test_a_gradient_that_is_not_finite_is_refused_before_it_touches_the_weights(
-    run_python: Callable[..., str],
-) -> None:
-    run_python(NOT_FINITE)
+def test_the_update_in_pieces_is_that_of_megatrons_own_step(run_python: Callable[..., str]) -> None:
+    run_python(SAME_UPDATE)

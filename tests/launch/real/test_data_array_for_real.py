@@ -22,6 +22,9 @@ from retrieva_pretrain.launch.records import read_records
 from retrieva_pretrain.launch.schedulers import JobState, open_scheduler
 from retrieva_pretrain.recipe.loading import dump_yaml
 
+# One after the other: each starts servers of its own and fills the machine.
+pytestmark = pytest.mark.xdist_group("schedulers")
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROFILES = Path(__file__).parent / "profiles"
 # Jobs run these sources; Grid Engine passes no environment on.

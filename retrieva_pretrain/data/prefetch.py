@@ -1,0 +1,136 @@
+"""Micro-batches made ahead of the steps that read them, by a thread beside the training.
+
+Samples are a function of their numbers alone, so who makes them and when changes nothing in them. The thread ends
+with `close`, when the curriculum ends, and when a sample cannot be made: that error is raised where the sample is
+read.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from retrieva_pretrain.data.batches import Samples, TrainingSamples
+from retrieva_pretrain.data.order import Integers
+
+MicroBatchSamples = tuple[Integers, Samples]
+# What was made, and whether it is its step's last.
+_Made = tuple[MicroBatchSamples | Exception, bool]
+
+
+class Prefetch:
+    """One process's micro-batches of one step after another."""
+
+    def __init__(
+        self,
+        samples: TrainingSamples,
+        data_parallel_rank: int,
+        data_parallel_size: int,
+        micro_batch_sizes: Sequence[int],
+        ahead: int,
+    ) -> None:
+        """Take this process's place, the micro-batch size of every stage, and how many to keep ready; 0: no thread."""
+        self._samples = samples
+        self._place = data_parallel_rank, data_parallel_size
+        self._sizes = micro_batch_sizes
+        self._ahead = ahead
+        self._maker: _Maker | None = None
+        self.waited = 0.0
+        """Seconds, in all, for which the reader had to wait."""
+
+    def step(self, step: int) -> Iterator[MicroBatchSamples]:
+        """Yield the step's micro-batches: their sample numbers and the samples.
+
+        Steps are meant to be read in their order and to their ends; any other is made anew from its start.
+
+        Raises:
+            CorpusError: the corpus does not hold what the samples need.
+        """
+        if self._ahead and (self._maker is None or self._maker.next_step != step):
+            self.close()
+            end = self._samples.positions.curriculum.total_steps
+            self._maker = _Maker(self._make, step, end, self._ahead)
+        source = self._make(step) if self._maker is None else self._maker.read(step)
+        while True:
+            started = time.perf_counter()
+            made = next(source, None)
+            self.waited += time.perf_counter() - started
+            if made is None:
+                return
+            yield made
+
+    def close(self) -> None:
+        """End the thread, if there is one, and wait until it has."""
+        if self._maker is not None:
+            self._maker.close()
+            self._maker = None
+
+    def _make(self, step: int) -> Iterator[MicroBatchSamples]:
+        stage = self._samples.positions.curriculum.at(step).index
+        return self._samples.micro_batches(step, *self._place, self._sizes[stage])
+
+
+class _Maker:
+    """The thread, and the micro-batches it has ready."""
+
+    def __init__(
+        self, make: Callable[[int], Iterator[MicroBatchSamples]], step: int, end: int, ahead: int
+    ) -> None:
+        """Begin to make the steps from `step` to before `end`, at most `ahead` micro-batches ahead of the reader."""
+        self._make = make
+        self._end = end
+        self._ahead = ahead
+        self._ready: deque[_Made] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.next_step: int | None = step
+        """The step that is read next; None within a step."""
+
+        self._thread = threading.Thread(target=self._run, args=(step,), name="prefetch", daemon=True)
+        self._thread.start()
+
+    def read(self, step: int) -> Iterator[MicroBatchSamples]:
+        """Yield what was made for `next_step`, which is `step`."""
+        self.next_step, last = None, False
+        while not last:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready or self._closed)
+                if self._closed:
+                    raise RuntimeError(f"the samples of step {step} are read after they were closed")
+                made, last = self._ready.popleft()
+                self._changed.notify_all()
+            if isinstance(made, Exception):
+                raise made
+            if last:  # now: whoever knows their number never asks for one more
+                self.next_step = step + 1
+            yield made
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self, first: int) -> None:
+        try:
+            for step in range(first, self._end):
+                # One is held back, to tell the last of a step from the others.
+                held: MicroBatchSamples | None = None
+                for made in self._make(step):
+                    if held is not None and not self._put((held, False)):
+                        return
+                    held = made
+                if held is not None and not self._put((held, True)):
+                    return
+        except Exception as error:
+            self._put((error, True))
+
+    def _put(self, made: _Made) -> bool:
+        """Wait for room and hand something over; returns whether anybody still wants more."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._ready) < self._ahead or self._closed)
+            self._ready.append(made)
+            self._changed.notify_all()
+            return not self._closed

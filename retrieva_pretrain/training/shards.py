@@ -1,0 +1,228 @@
+"""The tensors of a checkpoint: megatron-core's plan of who writes what, and the writing, without its processes.
+
+megatron-core writes in forked processes that report through a manager process. A fork of a process with threads
+and a CUDA context may hang, a writer that is killed leaves the run waiting for ever (0.16.1 joins a queue that
+nobody will answer), and it outlives a trainer that is killed. Here the plan is megatron-core's and so is the code
+that writes a file, but it runs in threads of the trainer: the interpreter is free while bytes are written and
+hashed, errors come back as exceptions, and a killed trainer leaves nobody who writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies import torch as torch_strategies
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.utils import unwrap_model
+
+from retrieva_pretrain.training.checkpoint_files import file_sum
+from retrieva_pretrain.training.gathered_state import begin_state, padding_between_buckets
+
+# The default sharding type of the distributed optimizer cannot be saved ("flattened_range is not supported",
+# megatron-core 0.16.1 and 0.19.2); this one can, and loads at any other number of processes.
+# Handed on as copies: megatron-core puts its process groups into it.
+# Handed on as copies: megatron-core puts its process groups into it.
+_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
+_FORMAT = "torch_dist", 1
+# Files, and threads that write them, of one process; megatron-core's default.
+_FILES = 2
+_COMMON = "common.pt"
+
+
+def sharded_state(
+    model: DistributedDataParallel, optimizer: MegatronOptimizer, *, is_loading: bool
+) -> dict[str, Any]:
+    """Describe this process's shards of weights, master weights and Adam's moments to megatron-core."""
+    weights = sharded_weights(model)
+    if not is_loading:
+        begin_state(optimizer)
+    with padding_between_buckets(optimizer):
+        moments = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=dict(_SHARDING))
+    return {"model": weights, "optimizer": moments}
+
+
+def sharded_weights(model: DistributedDataParallel) -> dict[str, Any]:
+    """Describe this process's shards of the weights alone."""
+    state: dict[str, Any] = unwrap_model(model).sharded_state_dict(metadata=dict(_SHARDING))
+    return state
+
+
+def load_shards(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
+    """Load a checkpoint into the model and the optimizer, whatever layout it was saved at."""
+    state = dist_checkpointing.load(sharded_state(model, optimizer, is_loading=True), str(path))
+    unwrap_model(model).load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+
+
+def load_weights(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
+    """Load a checkpoint's weights alone; the optimizer takes them over as its master weights."""
+    state = dist_checkpointing.load({"model": sharded_weights(model)}, str(path))
+    unwrap_model(model).load_state_dict(state["model"])
+    optimizer.reload_model_params()
+
+
+@dataclass
+class ShardWriter:
+    """This process's part of one checkpoint, copied to the host: nothing the run does any more changes it."""
+
+    folder: Path
+    writer: Any
+    """megatron-core's FileSystemWriterAsync, which knows the plan."""
+
+    buckets: list[Any]
+    """(path, name, (bytes, tensors)) of each file."""
+
+    metadata: Any
+    """What all processes write together; on the first process only."""
+
+    common: bytes | None
+    """megatron-core 0.16.1's file of what is no tensor; on the first process only."""
+
+    def write(self) -> tuple[list[Any], dict[str, Any]]:
+        """Write this process's files to the disk; runs in a thread.
+
+        Returns megatron-core's record of what lies where, and the size and checksum of every file.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        buckets, self.buckets = self.buckets, []
+        with ThreadPoolExecutor(_FILES, thread_name_prefix="checkpoint") as pool:
+            written = list(pool.map(self._write_file, buckets))
+        sums = {name: entry for name, _, entry in written}
+        if self.common is not None:
+            sums[_COMMON] = _write_bytes(self.folder / _COMMON, self.common)
+        return [record for _, records, _ in written for record in records], sums
+
+    def finish(self, records: list[list[Any]]) -> dict[str, Any]:
+        """Write what describes the files of all processes; the first process calls it, in a thread.
+
+        Returns the size and checksum of the files it wrote.
+        """
+        self.writer.finish(self.metadata, records)
+        save_config(CheckpointingConfig(*_FORMAT), str(self.folder))
+        sums = {}
+        for name in (".metadata", "metadata.json"):
+            _sync(self.folder / name)
+            sums[name] = file_sum(self.folder / name)
+        return sums
+
+    def _write_file(self, bucket: Any) -> tuple[str, list[Any], dict[str, Any]]:
+        results: queue.Queue[Any] = queue.Queue()
+        counted: queue.Queue[Any] = queue.Queue()
+        counted.put(0)
+        transforms = [self.writer.transforms] if hasattr(self.writer, "transforms") else []
+        filesystem_async.FileSystemWriterAsync.write_preloaded_data(
+            transforms, 0, bucket, results, counted, True
+        )
+        _, records = results.get_nowait()
+        if isinstance(records, Exception):
+            raise records
+        path, name, _ = bucket
+        # Read back rather than summed on the way: it comes from the page cache, and vouches for what is there.
+        return name, records, file_sum(Path(path))
+
+
+def plan_shards(model: DistributedDataParallel, optimizer: MegatronOptimizer, folder: Path) -> ShardWriter:
+    """Agree with the other processes on who writes what into a folder, and copy it to the host.
+
+    All processes call it. Nothing is written.
+    """
+    state = sharded_state(model, optimizer, is_loading=False)
+    owned = _storages(state)
+    # megatron-core would start a manager process for a queue that nothing is sent through here.
+    filesystem_async._results_queue = queue.Queue()
+    plan, common = _Plan(*_FORMAT, thread_count=_FILES), _keep_common_state()
+    # 0.19.2 would ask for nvidia-resiliency-ext otherwise.
+    options = (
+        {"async_strategy": "mcore"}
+        if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters
+        else {}
+    )
+    dist_checkpointing.save(state, str(folder), sharded_strategy=plan, async_sharded_save=True, **options)
+    writer = plan.writer
+    buckets = writer.preload_tensors(writer.write_buckets or [], True)
+    buckets = [
+        (path, name, (data, [(item, _private(tensor, owned)) for item, tensor in tensors]))
+        for path, name, (data, tensors) in buckets
+    ]
+    writer.write_buckets = None
+    return ShardWriter(folder, writer, buckets, plan.metadata, common())
+
+
+class _Plan(torch_strategies.TorchDistSaveShardedStrategy):  # type: ignore[misc]
+    """Keeps what megatron-core hands to its own writers."""
+
+    writer: Any
+    metadata: Any
+
+    def _get_save_and_finalize_callbacks(self, writer: Any, planned: Any, *rest: Any) -> Any:
+        self.writer, self.metadata = writer, planned[1]
+        return super()._get_save_and_finalize_callbacks(writer, planned, *rest)
+
+
+def _keep_common_state() -> Callable[[], bytes | None]:
+    """Make megatron-core 0.16.1 hand over what is no tensor instead of writing it; returns how to get it.
+
+    It would write the file on the first process in the midst of the plan: were the disk full then, the others
+    would wait for that process until the time limit of their collectives. Later versions treat it as a shard.
+    """
+    try:
+        from megatron.core.dist_checkpointing.strategies.base import StrategyAction, register_default_strategy
+        from megatron.core.dist_checkpointing.strategies.common import TorchCommonSaveStrategy
+    except ImportError:
+        return lambda: None
+    kept: list[bytes] = []
+
+    class KeepCommonState(TorchCommonSaveStrategy):  # type: ignore[misc]
+        def save_common(self, common_state_dict: Any, checkpoint_dir: Any) -> None:
+            if dist.get_rank() == 0:
+                stream = io.BytesIO()
+                torch.save(common_state_dict, stream)
+                kept.append(stream.getvalue())
+
+    register_default_strategy(StrategyAction.SAVE_COMMON, "torch", 1, KeepCommonState("torch", 1))
+    return lambda: kept[0] if kept else None
+
+
+def _storages(state: dict[str, Any]) -> dict[int, torch.UntypedStorage]:
+    """The memory that the run itself goes on to change, by address; held, so that no address is used again."""
+    tensors = (getattr(value, "data", None) for value in nested_values(state))
+    found = (tensor.untyped_storage() for tensor in tensors if isinstance(tensor, torch.Tensor))
+    return {storage.data_ptr(): storage for storage in found}
+
+
+def _private(tensor: torch.Tensor, owned: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+    """Copy a host tensor, unless megatron-core has copied it already."""
+    return tensor.clone() if tensor.untyped_storage().data_ptr() in owned else tensor
+
+
+def _write_bytes(path: Path, content: bytes) -> dict[str, Any]:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return file_sum(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,145 @@
+"""A run that is asked to stop finishes its step, saves, says so, and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from retrieva_pretrain.durations import parse_duration
+from retrieva_pretrain.errors import RetrievaError
+from retrieva_pretrain.exit_codes import REQUEUE
+
+if TYPE_CHECKING:
+    from tests.training.conftest import World
+
+SHORT = [f"curriculum.{stage}.train_iters=4" for stage in range(4)]
+# Saves of its own would hide that the request is what saved.
+RARELY = ["checkpoint.save_interval=1000"]
+
+
+def workers_of(torchrun: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(torchrun.pid).children() if "train" in child.cmdline()]
+
+
+def wait_for_step(world: World, name: str, step: int, process: subprocess.Popen[bytes], log: str) -> None:
+    path = world.folder / "runs" / name / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (path.exists() and f'"kind": "train", "step": {step},' in path.read_text()):
+        assert process.poll() is None, (world.folder / log).read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def outcome(world: World, name: str) -> dict[str, Any]:
+    return json.loads((world.folder / "runs" / name / "exit.json").read_text())
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGTERM, "torchrun"),
+        pytest.param(signal.SIGUSR1, "one worker", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "one worker", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_any_process_stops_all_after_the_same_step_and_nothing_is_lost(
+    world: World, number: signal.Signals, whom: str
+) -> None:
+    undisturbed = {r["step"]: r for r in world.train("name=undisturbed", *SHORT) if r["kind"] == "train"}
+    process = world.start("name=asked", *SHORT, *RARELY, log="asked.log")
+    wait_for_step(world, "asked", random.randint(1, 9), process, "asked.log")
+    target = process.pid if whom == "torchrun" else random.choice(workers_of(process)).pid
+    os.kill(target, number)
+    assert process.wait(timeout=60) != 0
+    log = (world.folder / "asked.log").read_text()
+    ended = outcome(world, "asked")
+    assert (ended["reason"], ended["code"]) == ("stopped", REQUEUE), log
+    saved = [r for r in world.metrics("asked") if r["kind"] == "checkpoint"]
+    assert saved[-1]["step"] == ended["step"] < len(undisturbed)
+    assert f"stopped after step {ended['step']}: {number.name}" in log
+    records = world.train("name=asked", *SHORT, *RARELY)
+    assert [r["step"] for r in records if r["kind"] == "start"] == [0, ended["step"]]
+    for record in (r for r in records if r["kind"] == "train"):
+        for figure in ("loss", "grad_norm", "masked_accuracy"):
+            assert record[figure] == undisturbed[record["step"]][figure]
+    assert outcome(world, "asked")["reason"] == "done"
+
+
+@pytest.mark.engine
+def test_a_run_leaves_before_its_time_limit_with_the_code_for_starting_again(world: World) -> None:
+    command = [sys.executable, "-m", "retrieva_pretrain", "train", str(world.recipe), *RARELY]
+    longer = [f"curriculum.{stage}.train_iters=400" for stage in range(4)]
+    done = subprocess.run(
+        [*command, *longer, "--exit-before", "25s"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == REQUEUE, done.stderr
+    ended = outcome(world, "small")
+    assert 0 < ended["step"] < 1600
+    assert (world.folder / "runs" / "small" / "checkpoints" / f"step_{ended['step']:07d}").is_dir()
+    assert "the time limit" in done.stdout
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_a_second_signal_does_not_break_the_save_that_the_first_one_asked_for(world: World) -> None:
+    process = world.start("name=asked", *SHORT, *RARELY, processes=1, log="asked.log")
+    wait_for_step(world, "asked", 3, process, "asked.log")
+    worker = workers_of(process)[0]
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+        worker.send_signal(random.choice([signal.SIGTERM, signal.SIGUSR1]))
+        time.sleep(0.005)
+    process.wait(timeout=60)
+    ended = outcome(world, "asked")
+    assert ended["reason"] == "stopped"
+    assert [r["step"] for r in world.train("name=asked", *SHORT, processes=1) if r["kind"] == "start"][
+        1
+    ] == ended["step"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("23:50:00", 85_800), ("1-00:00:01", 86_401), ("90m", 5400), ("1d2h3m4s", 93_784), ("0:00:45", 45)],
+)
+def test_time_limits_are_read_as_schedulers_and_people_write_them(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "1:90:00", "soon", "-5m", "0:00:00", "5m3h", "１時間"])
+def test_a_time_limit_that_can_be_misread_is_refused(text: str) -> None:
+    with pytest.raises(RetrievaError, match=re.escape(repr(text))):
+        parse_duration(text)
+
+
+VOTES = """
+import os, signal, sys
+from pathlib import Path
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.training.distributed import initialize, shut_down
+from retrieva_pretrain.training.stopping import StopRequests
+
+ranks = initialize(load_yaml(Recipe, Path("recipes/demo.yaml"), []))
+requests = StopRequests()
+assert requests.decide() is None
+if ranks.rank == 1:
+    os.kill(os.getpid(), signal.SIGUSR1)
+assert requests.decide() == "SIGUSR1", requests.votes()
+shut_down()
+"""
+
+
+@pytest.mark.engine
+def test_all_processes_learn_of_a_request_to_one(run_python: Callable[..., str]) -> None:
+    run_python(VOTES, processes=2)
