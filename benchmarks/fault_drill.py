@@ -34,10 +34,10 @@ from rich.console import Console
 
 from retrieva_pretrain import demo
 from retrieva_pretrain.launch.torchrun import kill_tree, start, torchrun_command
+from retrieva_pretrain.outcome import read_outcome
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.metrics import read_metrics
-from retrieva_pretrain.training.outcome import read_outcome
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPE = REPOSITORY / "recipes" / "demo.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from retrieva_pretrain.cli import main as command_line
 from retrieva_pretrain.exit_codes import REQUEUE
 from retrieva_pretrain.launch.node import LOGS_VARIABLE
 from retrieva_pretrain.launch.rank_end import describe_end, rank_log, write_end
+from retrieva_pretrain.redaction import redacted
 
 
 def main() -> None:
@@ -42,7 +44,15 @@ def _write_into(log: Path) -> None:
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout = _Redacted(sys.stdout.buffer, encoding="utf-8", errors="replace", line_buffering=True)
+    sys.stderr = _Redacted(sys.stderr.buffer, encoding="utf-8", errors="replace", line_buffering=True)
+
+
+class _Redacted(io.TextIOWrapper):
+    """A stream on which no secret of the environment is written, whatever message holds it."""
+
+    def write(self, text: str) -> int:
+        return super().write(redacted(text))
 
 
 def _leave_when_told(folder: Path, rank: int) -> None:

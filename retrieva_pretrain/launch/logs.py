@@ -29,7 +29,9 @@ def last_words(run: RunFiles, *, rank: int = 0, attempt: int | None = None, line
         return f"{logs[-1]}:\n" + "".join(tail(logs[-1], lines))
     folder = run.attempt_logs(number)
     path = rank_log(folder, rank)
-    parts = [report + "\n"] if (report := failure_report(run, number)) else []
+    attempts = read_history(run.attempts).attempts
+    first = next((a.end.rank for a in attempts if a.start.number == number and a.end), None)
+    parts = [report + "\n"] if (report := failure_report(run, number, first)) else []
     if not path.exists():
         # The ranks have said nothing: what started them has.
         others = [p for p in [*sorted(folder.glob("node_*.log")), folder / "start.log"] if _size(p)]

@@ -1,8 +1,8 @@
 """How an attempt ended, from all that its ranks, torchrun and training itself have left behind.
 
-What another try cannot mend ends the chain: a recipe, a corpus or a checkpoint that is refused, memory that does
-not suffice, and what training itself has judged so (such as a loss that is not finite). Anything else may be the
-machine's fault, and is tried again until the cap.
+What another try cannot mend ends the chain: what is refused with a message for people (a recipe, a corpus, a
+checkpoint, losses that are not finite) and memory that does not suffice. Anything else, a hanging process among it,
+may be the machine's fault, and is tried again until the cap.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
+from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.launch.attempts import Outcome
 from retrieva_pretrain.launch.node import logged_tail
 from retrieva_pretrain.launch.rank_end import RankEnd, first_failure, rank_log, read_ends
 from retrieva_pretrain.launch.run_files import RunFiles
+from retrieva_pretrain.outcome import read_outcome
 
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 _KERNEL_OUT_OF_MEMORY = re.compile(r"(?i)oom[-_ ]kill|out[-_ ]of[-_ ]memory handler")
-# Reasons in training's own note that are the machine's, not the recipe's.
-_TRANSIENT = re.compile(r"(?i)hang|hung|stuck|timeout|timed out|rank|peer|nccl|gloo|disk|lost")
 
 
 @dataclass(frozen=True)
@@ -45,28 +44,28 @@ def judge(files: RunFiles, number: int, exit_codes: Iterable[int], *, told_to_le
     """
     logs = files.attempt_logs(number)
     codes, ends = list(exit_codes), read_ends(logs)
-    note = files.read_exit_note()
-    failure = first_failure(logs)
+    said = read_outcome(files.run) or {}
+    failure = first_failure(logs, said)
     if failure is None and not any(codes):
-        if (note is not None and note.get("code") == REQUEUE) or any(end.code == REQUEUE for end in ends):
-            return Ending("left", _said(note) or "left before its time was up")
+        if said.get("reason") == "stopped" or any(end.code == REQUEUE for end in ends):
+            return Ending("left", str(said.get("message") or "left before its time was up"))
         if ends and all(end.code == DONE for end in ends):
             return Ending("done", "trained to the end of the recipe")
         return Ending("failed", f"training ended without a word; see {logs}")
-    if note is not None and note.get("code") == FAILED:
-        said = _said(note)
-        if failure is None or failure.kind != "refused":
-            transient = bool(_TRANSIENT.search(str(note.get("reason", ""))))
-            return Ending("failed" if transient else "stopped", said, failure.rank if failure else None)
+    if said.get("reason") == "hung":
+        # Its watchdog has ended it without an exception; others, if any, have failed because of that.
+        return Ending("failed", f"hung: {said.get('message')}")
     if failure is not None:
         return _of_rank(failure)
+    if said.get("reason") == "failed":
+        return Ending("failed", str(said.get("message")))
     return _of_no_words(logs, codes, told_to_leave=told_to_leave)
 
 
-def failure_report(files: RunFiles, number: int) -> str:
-    """Return what the first rank that failed has said, its traceback at the end; nothing where none failed."""
+def failure_report(files: RunFiles, number: int, rank: int | None) -> str:
+    """Return what the rank that failed first has said, its traceback at the end; nothing where it said nothing."""
     logs = files.attempt_logs(number)
-    failure = first_failure(logs)
+    failure = next((end for end in read_ends(logs) if end.rank == rank and end.failed), None)
     if failure is None:
         return ""
     said = failure.traceback if failure.kind != "refused" else failure.message
@@ -110,9 +109,3 @@ def _of_no_words(logs: Path, codes: list[int], *, told_to_leave: bool) -> Ending
     )
     shown = f": {last.strip()[:300]}" if last else ""
     return Ending("failed", f"training could not be started, or was killed (exit codes {codes}){shown}")
-
-
-def _said(note: dict[str, object] | None) -> str:
-    if note is None:
-        return ""
-    return ": ".join(str(note[name]) for name in ("reason", "message") if note.get(name))

@@ -167,8 +167,8 @@ def run_preflight_job(spec: JobSpec, command: Sequence[str], job: Inside) -> int
     if (spec.run / RESULT).exists():
         return 0
     codes = [process.returncode for process in processes]
-    reason = judge(spec.files, 1, codes, told_to_leave=False).reason
-    failure = failure_report(spec.files, 1) or reason
+    ending = judge(spec.files, 1, codes, told_to_leave=False)
+    failure = failure_report(spec.files, 1, ending.rank) or ending.reason
     write_whole(spec.run / RESULT, json.dumps({"failure": failure, "time": now()}).encode())
     return 1
 

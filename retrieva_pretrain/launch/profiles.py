@@ -16,9 +16,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from retrieva_pretrain.bundled import recipes_folder
+from retrieva_pretrain.durations import parse_duration
 from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.sections import PlainText, PositiveFloat, PositiveInt, Section, refuse
+from retrieva_pretrain.redaction import SECRET
 
 SchedulerName = Literal["local", "slurm", "grid_engine"]
 
@@ -31,12 +33,12 @@ _OURS = {
     "grid_engine": re.compile(r"-(?:t|o|e|j|N|S|wd|cwd|terse|hold_jid|sync)(?:\s|$)"),
     "local": re.compile(r"(?!)"),
 }
-SECRET = re.compile(r"(?i)(?:token|secret|passwd|password|credentials?|api_?key|access_?key)(?:$|_)")
 _WALLTIME = re.compile(r"[0-9]{1,4}:[0-5][0-9]:[0-5][0-9]")
 
 
 def _walltime(text: str) -> str:
-    if not _WALLTIME.fullmatch(text) or seconds(text) == 0:
+    # One form for all schedulers; nothing but zeros would be an end before the beginning.
+    if not _WALLTIME.fullmatch(text) or not text.strip("0:"):
         raise ValueError(f"cannot be {text!r}; write hours:minutes:seconds in quotes, such as '24:00:00'")
     return text
 
@@ -64,8 +66,7 @@ VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 def seconds(walltime: str) -> int:
     """Return hours:minutes:seconds as seconds."""
-    hours, minutes, rest = map(int, walltime.split(":"))
-    return (hours * 60 + minutes) * 60 + rest
+    return int(parse_duration(walltime))
 
 
 class Environment(Section):

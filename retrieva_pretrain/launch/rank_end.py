@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data_prep.errors import DataPrepError
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
-from retrieva_pretrain.launch.profiles import SECRET
+from retrieva_pretrain.redaction import redacted
 
 Kind = Literal["ended", "refused", "out_of_memory", "error"]
 _OUT_OF_MEMORY = re.compile(
@@ -38,6 +39,8 @@ class RankEnd:
     kind: Kind
     message: str
     traceback: str
+    host: str = ""
+    pid: int = 0
 
     @property
     def failed(self) -> bool:
@@ -52,7 +55,8 @@ def rank_log(folder: Path, rank: int) -> Path:
 
 def describe_end(rank: int, error: BaseException | None) -> RankEnd:
     """Return how a rank ends that ends with this exception, or without one."""
-    code, kind, message, trace = DONE, "ended", "", ""
+    code, message, trace = DONE, "", ""
+    kind: Kind = "ended"
     cause = error
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else FAILED if error.code else DONE
@@ -64,7 +68,9 @@ def describe_end(rank: int, error: BaseException | None) -> RankEnd:
         message = str(cause) if isinstance(cause, RetrievaError | DataPrepError) else _one_line(cause)
         trace = "".join(traceback.format_exception(type(cause), cause, cause.__traceback__))
         kind = _kind(cause)
-    return RankEnd(rank, time.time(), code, kind, redacted(message), redacted(trace))  # type: ignore[arg-type]
+    return RankEnd(
+        rank, time.time(), code, kind, redacted(message), redacted(trace), socket.gethostname(), os.getpid()
+    )
 
 
 def write_end(folder: Path, end: RankEnd) -> None:
@@ -88,18 +94,16 @@ def read_ends(folder: Path) -> list[RankEnd]:
     return sorted(found, key=lambda end: end.time)
 
 
-def first_failure(folder: Path) -> RankEnd | None:
-    """Return the end of the rank that failed first; where one told more than its exit code, that."""
+def first_failure(folder: Path, outcome: Mapping[str, Any]) -> RankEnd | None:
+    """Return the end of the rank that failed first; where one told more than its exit code, that.
+
+    `outcome` is what `exit.json` holds, written by the first process that met an exception: who comes first to its
+    end is decided by how long it takes to leave the others, and by the nodes' clocks.
+    """
     failed = [end for end in read_ends(folder) if end.failed]
-    return next((end for end in failed if end.message), failed[0] if failed else None)
-
-
-def redacted(text: str, variables: Mapping[str, str] | None = None) -> str:
-    """Return a text without the values of variables that are called tokens, keys or passwords."""
-    for name, value in (os.environ if variables is None else variables).items():
-        if len(value) >= 6 and SECRET.search(name):
-            text = text.replace(value, f"[{name}]")
-    return text
+    first = [end for end in failed if (end.host, end.pid) == (outcome.get("host"), outcome.get("pid"))]
+    told = [end for end in failed if end.message]
+    return next(iter([*first, *told, *failed]), None)
 
 
 def _kind(error: BaseException) -> Kind:

@@ -6,16 +6,14 @@ runs/NAME/
   jobs/001-train.sbatch       the script of the first submission, its recipe, its settings and the code it runs
   logs/001-JOB.log            what a job itself said
   logs/attempt_0001/          a file for every rank, and what each said at its end
-  exit.json                   why training left last; written by training itself
+  exit.json                   how training ended last; written by training itself (retrieva_pretrain/outcome.py)
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.recipe.loading import load_yaml
@@ -53,11 +51,6 @@ class RunFiles:
         """What training says of itself."""
         return self.run / "metrics.jsonl"
 
-    @property
-    def exit_note(self) -> Path:
-        """Why training left last."""
-        return self.run / "exit.json"
-
     def attempt_logs(self, number: int) -> Path:
         """The folder of one attempt's logs."""
         return self.logs / f"attempt_{number:04}"
@@ -71,14 +64,6 @@ class RunFiles:
         """Return the step of the newest checkpoint, 0 where there is none."""
         newest = self.newest_checkpoint()
         return newest[0] if newest is not None else 0
-
-    def read_exit_note(self) -> dict[str, Any] | None:
-        """Return `{"reason", "step", "code", "message"}`, or None where training has left none."""
-        try:
-            note = json.loads(self.exit_note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return note if isinstance(note, dict) else None
 
     def _checkpoints(self) -> list[Path]:
         return [path.parent for path in (self.run / "checkpoints").glob("step_*/checkpoint.json")]

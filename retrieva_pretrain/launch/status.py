@@ -17,6 +17,7 @@ from retrieva_pretrain.launch.records import JobRecord, read_records
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import JobState, scheduler_named
 from retrieva_pretrain.launch.spec import read_spec
+from retrieva_pretrain.outcome import read_outcome
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -158,10 +159,13 @@ def _state(
 
 def _without_jobs(run: RunFiles) -> tuple[str, str]:
     """Judge a run that was started by `retrieva train` alone."""
-    note = run.read_exit_note()
-    if note is not None:
-        return "left", f"{note.get('reason', '')}: started without `retrieva launch`"
-    return "unknown", "started without `retrieva launch`: whether it runs is known where it was started"
+    ended = read_outcome(run.run)
+    if ended is None:
+        return "unknown", "started without `retrieva launch`: whether it runs is known where it was started"
+    if ended.get("reason") == "done":
+        return "done", ""
+    state = "left" if ended.get("reason") == "stopped" else "dead"
+    return state, f"{ended.get('message')}; it was started without `retrieva launch`"
 
 
 def _add_metrics(status: RunStatus, run: RunFiles, recipe: Recipe | None) -> None:

@@ -28,12 +28,13 @@ from retrieva_pretrain.launch.node import LEAVE_SIGNALS, Meeting
 from retrieva_pretrain.launch.nodes import start_nodes
 from retrieva_pretrain.launch.outcome import Ending, failure_report, judge
 from retrieva_pretrain.launch.profiles import seconds
-from retrieva_pretrain.launch.rank_end import redacted
 from retrieva_pretrain.launch.records import JobRecord, append_record, held, now, read_records
 from retrieva_pretrain.launch.schedulers import scheduler_named
 from retrieva_pretrain.launch.schedulers.inside import Inside
 from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.torchrun import free_port, kill_tree
+from retrieva_pretrain.outcome import forget_outcome
+from retrieva_pretrain.redaction import redacted
 
 _STRAGGLERS_SECONDS = 120
 """How long nodes may go on after one has failed: training's own watchdog should end them before."""
@@ -73,7 +74,7 @@ class Supervisor:
             if ending.outcome in ("done", "stopped", "cancelled"):
                 self._cancel_follow_up()
                 return FAILED if ending.outcome == "stopped" else DONE
-            if ending.outcome != "failed":
+            if ending.outcome != "failed" or self._was_interrupted:
                 return self._go_on_later()
             failures = failures_in_a_row(read_history(self.files.attempts).of(self.spec.submission))
             pause = min(5 * 2 ** (failures - 1), 60)
@@ -93,7 +94,7 @@ class Supervisor:
             raise LaunchError(f"the job has {len(hosts)} nodes ({' '.join(hosts)}), not {self.spec.nodes}")
         self.files.attempt_logs(number).mkdir(parents=True, exist_ok=True)
         # What an earlier attempt has said must not be taken for this one's.
-        self.files.exit_note.unlink(missing_ok=True)
+        forget_outcome(self.files.run)
         address = self.spec.profile.training.rendezvous_address or hosts[0]
         meeting = Meeting(number, address, free_port(), self._leave_at())
         start = AttemptStart(
@@ -144,7 +145,7 @@ class Supervisor:
             reason = f"{failures} attempts in a row without a new checkpoint; the last: {end.reason}"
             end = end.model_copy(update={"outcome": "stopped", "reason": reason})
         append_record(self.files.attempts, end)
-        if report := failure_report(self.files, end.number):
+        if report := failure_report(self.files, end.number, end.rank):
             say(redacted(report))
         say(f"attempt {end.number}: {end.outcome} at step {end.step}: {end.reason}")
         return Ending(end.outcome, end.reason, end.rank)

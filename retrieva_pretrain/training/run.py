@@ -18,6 +18,7 @@ from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.optional_packages import optional_packages
+from retrieva_pretrain.outcome import forget_outcome, write_outcome
 from retrieva_pretrain.planning.flops import training_flops
 from retrieva_pretrain.platform.peaks import dense_bf16_tflops
 from retrieva_pretrain.training import distributed
@@ -27,7 +28,6 @@ from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.interval import Work
 from retrieva_pretrain.training.loop import Loop
 from retrieva_pretrain.training.metrics import MetricsLog
-from retrieva_pretrain.training.outcome import forget_outcome, write_outcome
 from retrieva_pretrain.training.prepare import PreparedRun
 from retrieva_pretrain.training.profiled_steps import ProfiledSteps
 from retrieva_pretrain.training.profiling import StepProfiler

@@ -19,8 +19,11 @@ import yaml
 
 import retrieva_pretrain.cli as cli
 from retrieva_pretrain.cli import rank as rank_program
+from retrieva_pretrain.durations import parse_duration
 from retrieva_pretrain.errors import RecipeError, RetrievaError
+from retrieva_pretrain.exit_codes import FAILED, REQUEUE
 from retrieva_pretrain.launch.node import LOGS_VARIABLE
+from retrieva_pretrain.outcome import forget_outcome, write_outcome
 
 SECONDS_PER_STEP = 0.1
 told: list[int] = []
@@ -28,10 +31,11 @@ told: list[int] = []
 
 def train(recipe_file: str, leave_after: float | None) -> None:
     recipe = yaml.safe_load(Path(recipe_file).read_text())
-    run = Path(recipe["runs_dir"]) / recipe["name"]
+    run = _run_of(recipe_file)
     first = os.environ["RANK"] == "0"
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (run / "exit.json").unlink(missing_ok=True)
+    if first:
+        forget_outcome(run)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: told.append(number))
     started, total = time.monotonic(), sum(stage["train_iters"] for stage in recipe["curriculum"])
@@ -50,11 +54,16 @@ def train(recipe_file: str, leave_after: float | None) -> None:
         if told or (leave_after is not None and time.monotonic() - started > leave_after):
             if first:
                 _save(run, step)
-                _leave(run, 75, "signal" if told else "exit_before", step)
-            sys.exit(75)
+                write_outcome(run, "stopped", step=step, message=f"stopped after step {step}")
+            sys.exit(REQUEUE)
     if first:
-        _leave(run, 0, "done", step)
+        write_outcome(run, "done", step=step, message="the run is complete")
     time.sleep(0.3)
+
+
+def _run_of(recipe_file: str) -> Path:
+    recipe = yaml.safe_load(Path(recipe_file).read_text())
+    return Path(recipe["runs_dir"]) / recipe["name"]
 
 
 def _go_wrong(name: str, step: int, *, first: bool) -> None:
@@ -96,23 +105,20 @@ def _save(run: Path, step: int) -> None:
         new.rename(final)
 
 
-def _leave(run: Path, code: int, reason: str, step: int) -> None:
-    new = run / ".exit.json"
-    new.write_text(json.dumps({"reason": reason, "step": step, "code": code, "message": ""}))
-    new.rename(run / "exit.json")
-
-
 def _command_line() -> None:
     if sys.argv[1] != "train":
         cli.main()
         return
     left = sys.argv[sys.argv.index("--exit-before") + 1] if "--exit-before" in sys.argv else None
-    hours, minutes, seconds = map(int, left.split(":")) if left else (0, 0, 0)
     try:
-        train(sys.argv[2], (hours * 60 + minutes) * 60 + seconds if left else None)
+        train(sys.argv[2], parse_duration(left) if left else None)
     except RetrievaError as error:
+        write_outcome(_run_of(sys.argv[2]), "failed", step=None, message=str(error))
         print(f"retrieva: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(FAILED)
+    except Exception as error:
+        write_outcome(_run_of(sys.argv[2]), "failed", step=None, message=f"{type(error).__name__}: {error}")
+        raise
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from retrieva_pretrain.errors import LaunchError, RecipeError
+from retrieva_pretrain.errors import LaunchError, RecipeError, SkippedStepsError
 from retrieva_pretrain.exit_codes import FAILED, REQUEUE
 from retrieva_pretrain.launch.attempts import (
     Attempt,
@@ -20,10 +19,12 @@ from retrieva_pretrain.launch.attempts import (
     read_history,
 )
 from retrieva_pretrain.launch.outcome import judge
-from retrieva_pretrain.launch.rank_end import describe_end, redacted, write_end
+from retrieva_pretrain.launch.rank_end import describe_end, write_end
 from retrieva_pretrain.launch.records import append_record
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers.slurm import slurm_seconds
+from retrieva_pretrain.outcome import write_outcome
+from retrieva_pretrain.redaction import redacted
 
 
 def attempt(number: int, outcome: Outcome, before: int, after: int) -> Attempt:
@@ -97,51 +98,66 @@ def raised(error: BaseException) -> SystemExit:
 
 
 def ended(
-    tmp_path: Path, ends: dict[int, BaseException | None], note: dict[str, object] | None = None
+    tmp_path: Path, ends: dict[int, BaseException | None], said: tuple[str, str] | None = None
 ) -> RunFiles:
     files = RunFiles(tmp_path)
     logs = files.attempt_logs(1)
     logs.mkdir(parents=True)
     for rank, error in ends.items():
         write_end(logs, describe_end(rank, error))
-    if note is not None:
-        files.exit_note.write_text(json.dumps(note))
+    if said is not None:
+        write_outcome(files.run, said[0], step=None, message=said[1])
     return files
 
 
 @pytest.mark.parametrize(
-    ("ends", "note", "codes", "outcome", "reason"),
+    ("ends", "said", "codes", "outcome", "reason"),
     [
-        ({0: None, 1: None}, {"code": 0, "reason": "done"}, [0], "done", "trained to the end"),
-        ({0: SystemExit(REQUEUE)}, {"code": 75, "reason": "time"}, [0], "left", "time"),
-        # No note, such as where training had not begun.
+        ({0: None, 1: None}, ("done", "the run is complete"), [0], "done", "trained to the end"),
+        ({0: SystemExit(REQUEUE)}, ("stopped", "the time limit"), [0], "left", "time limit"),
+        # Not a word, such as where training had not begun.
         ({0: SystemExit(REQUEUE)}, None, [0], "left", "left before its time"),
         ({0: raised(RecipeError("a.yaml:3: no"))}, None, [1], "stopped", "a.yaml:3: no"),
         ({0: MemoryError("CUDA out of memory. Tried")}, None, [1], "stopped", "out of memory, rank 0"),
         ({0: RuntimeError("CUDA out of memory. Tried")}, None, [1], "stopped", "out of memory, rank 0"),
         ({0: RuntimeError("NCCL error")}, None, [1], "failed", "rank 0: RuntimeError: NCCL error"),
-        # Training itself has judged, and knows more than its last exception.
+        # What another process met as a consequence does not count: the first one has written exit.json.
         (
-            {0: SystemExit(1)},
-            {"code": 1, "reason": "non_finite", "message": "step 7"},
+            {0: RuntimeError("peer is gone")},
+            ("failed", "OSError: disk"),
+            [1],
+            "failed",
+            "RuntimeError: peer is gone",
+        ),
+        ({}, ("failed", "OSError: disk"), [1], "failed", "OSError: disk"),
+        # A watchdog ends its process without an exception.
+        (
+            {0: RuntimeError("peer is gone")},
+            ("hung", "process 1 made no"),
+            [1],
+            "failed",
+            "hung: process 1 made no",
+        ),
+        (
+            {0: raised(SkippedStepsError("10 steps in a row"))},
+            ("failed", "10"),
             [1],
             "stopped",
-            "step 7",
+            "10 steps in a row",
         ),
-        ({0: SystemExit(1)}, {"code": 1, "reason": "rank 3 hangs"}, [1], "failed", "rank 3 hangs"),
         ({}, None, [1], "failed", "could not be started"),
         ({}, None, [0], "failed", "without a word"),
     ],
 )
 def test_an_end_is_judged_by_what_was_left_behind(
     ends: dict[int, BaseException | None],
-    note: dict[str, object] | None,
+    said: tuple[str, str] | None,
     codes: list[int],
     outcome: str,
     reason: str,
     tmp_path: Path,
 ) -> None:
-    found = judge(ended(tmp_path, ends, note), 1, codes, told_to_leave=False)
+    found = judge(ended(tmp_path, ends, said), 1, codes, told_to_leave=False)
     assert found.outcome == outcome
     assert reason in found.reason
 

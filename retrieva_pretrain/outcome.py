@@ -1,4 +1,4 @@
-"""How a training ended, in the run's folder: `exit.json`.
+"""How a training ended, in the run's folder: `exit.json`. No torch: training writes it, launchers read it.
 
 torchrun turns every exit code of its workers into 1, so whoever started it reads the file. It is removed when
 a training starts; the first process to end writes it, and the others leave it alone.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
+from retrieva_pretrain.redaction import redacted
 
 FILE = "exit.json"
 CODES = {"done": DONE, "stopped": REQUEUE, "failed": FAILED, "hung": FAILED}
@@ -38,7 +39,7 @@ def write_outcome(run: Path, reason: str, *, step: int | None, message: str) -> 
         "reason": reason,
         "code": CODES[reason],
         "step": step,
-        "message": message,
+        "message": redacted(message),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
