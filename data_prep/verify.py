@@ -1,8 +1,8 @@
-"""Whether a corpus on disk is what its manifest says, down to each document."""
+"""Whether a corpus on disk is what its manifest says, down to each document, or at a quick look."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from data_prep.manifest import Manifest
 from data_prep.whole_files import sha256_file
 
 _CHUNK = 1 << 22
+# A quick look: so many places of the .bin, so many tokens at each, and so many documents.
+_PLACES, _PLACE_TOKENS, _DOCUMENTS = 64, 1 << 12, 256
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(prefix: Path, *, progress: Callable[[str], None] | None = None) -> VerifyReport:
+def verify(
+    prefix: Path, *, quick: bool = False, progress: Callable[[str], None] | None = None
+) -> VerifyReport:
     """Check checksums, index, token range and document ends; `progress` is told each check as it starts.
+
+    A `quick` look reads the index whole but of the .bin its size and a sample, a few megabytes of any corpus: it
+    finds what is cut off, swapped or of another build, not a byte that has changed.
 
     Raises `DataPrepError` where the manifest cannot be read or the index is too damaged to go on.
     """
@@ -42,7 +49,8 @@ def verify(prefix: Path, *, progress: Callable[[str], None] | None = None) -> Ve
     problems: list[str] = []
     for path, output in ((bin_path(prefix), manifest.outputs.bin), (idx_path(prefix), manifest.outputs.idx)):
         tell(f"checksum of {path.name}")
-        problems.extend(_checksum(path, output.sha256, output.bytes))
+        sha256 = None if quick and path.suffix == ".bin" else output.sha256
+        problems.extend(_checksum(path, sha256, output.bytes))
     try:
         dataset = IndexedDataset(prefix)
     except DataPrepError as error:
@@ -61,22 +69,32 @@ def verify(prefix: Path, *, progress: Callable[[str], None] | None = None) -> Ve
     # Without a sound index no token can be given to a document.
     if not broken:
         tell("tokens")
-        problems.extend(_token_range(dataset, manifest.tokenizer.vocab_size))
+        places = _spread(dataset.num_tokens, _PLACES) if quick else range(0, dataset.num_tokens, _CHUNK)
+        size = _PLACE_TOKENS if quick else _CHUNK
+        problems.extend(_token_range(dataset, manifest.tokenizer.vocab_size, places, size))
+        documents = _spread(dataset.num_documents, _DOCUMENTS if quick else dataset.num_documents)
         if manifest.eod is not None:
             tell("document ends")
-            problems.extend(_ends(dataset, manifest.eod.id, manifest.eod.piece))
+            problems.extend(_ends(dataset, documents, manifest.eod.id, manifest.eod.piece))
         if manifest.bos is not None:
             tell("document starts")
-            problems.extend(_starts(dataset, manifest.bos.id, manifest.bos.piece))
+            problems.extend(_starts(dataset, documents, manifest.bos.id, manifest.bos.piece))
     return VerifyReport(str(prefix), dataset.num_documents, dataset.num_tokens, problems)
 
 
-def _checksum(path: Path, sha256: str, size: int) -> Iterator[str]:
+def _spread(count: int, most: int) -> Any:
+    """Return the numbers from 0 to `count`, or `most` of them, the first and the last among them."""
+    if count <= most:
+        return range(count)
+    return np.unique(np.linspace(0, count - 1, most).astype(np.int64))
+
+
+def _checksum(path: Path, sha256: str | None, size: int) -> Iterator[str]:
     try:
         found = path.stat().st_size
         if found != size:
             yield f"{path.name}: {found:,} bytes, the manifest says {size:,}"
-        elif sha256_file(path) != sha256:
+        elif sha256 is not None and sha256_file(path) != sha256:
             yield f"{path.name}: its sha256 is not the manifest's; the content was changed or damaged"
     except OSError as error:
         yield f"{path.name}: {error.strerror}"
@@ -100,9 +118,9 @@ def _index(dataset: IndexedDataset) -> Iterator[str]:
         yield f"document {wrong}: has no tokens"
 
 
-def _token_range(dataset: IndexedDataset, vocab_size: int) -> Iterator[str]:
-    for start in range(0, dataset.num_tokens, _CHUNK):
-        tokens = np.asarray(dataset.tokens[start : start + _CHUNK])
+def _token_range(dataset: IndexedDataset, vocab_size: int, places: Iterable[int], size: int) -> Iterator[str]:
+    for start in map(int, places):
+        tokens = np.asarray(dataset.tokens[start : start + size])
         if (wrong := _first((tokens < 0) | (tokens >= vocab_size))) is not None:
             where = start + wrong
             document = int(np.searchsorted(dataset.document_offsets(), where, side="right")) - 1
@@ -113,20 +131,24 @@ def _token_range(dataset: IndexedDataset, vocab_size: int) -> Iterator[str]:
             return
 
 
-def _ends(dataset: IndexedDataset, eod: int, piece: str) -> Iterator[str]:
-    yield from _pieces_at(dataset, dataset.document_offsets()[1:] - 1, "ends", eod, piece)
+def _ends(dataset: IndexedDataset, documents: Any, eod: int, piece: str) -> Iterator[str]:
+    places = dataset.document_offsets()[1:] - 1
+    yield from _pieces_at(dataset, documents, places, "ends", eod, piece)
 
 
-def _starts(dataset: IndexedDataset, bos: int, piece: str) -> Iterator[str]:
-    yield from _pieces_at(dataset, dataset.document_offsets()[:-1], "begins", bos, piece)
+def _starts(dataset: IndexedDataset, documents: Any, bos: int, piece: str) -> Iterator[str]:
+    yield from _pieces_at(dataset, documents, dataset.document_offsets()[:-1], "begins", bos, piece)
 
 
-def _pieces_at(dataset: IndexedDataset, places: Any, verb: str, wanted: int, piece: str) -> Iterator[str]:
-    """Name the first document whose token at its place is not the one wanted."""
-    for start in range(0, len(places), _CHUNK):
-        tokens = dataset.tokens[places[start : start + _CHUNK]]
+def _pieces_at(
+    dataset: IndexedDataset, documents: Any, places: Any, verb: str, wanted: int, piece: str
+) -> Iterator[str]:
+    """Name the first of some documents whose token at its place is not the one wanted."""
+    for start in range(0, len(documents), _CHUNK):
+        some = np.asarray(documents[start : start + _CHUNK], dtype=np.int64)
+        tokens = dataset.tokens[places[some]]
         if (wrong := _first(tokens != wanted)) is not None:
-            yield f"document {start + wrong}: {verb} with token {tokens[wrong]}, not with {wanted} ({piece})"
+            yield f"document {some[wrong]}: {verb} with token {tokens[wrong]}, not with {wanted} ({piece})"
             return
 
 

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from retrieva_pretrain.optional_packages import optional_packages
+
 _PACKAGES = {
     "torch": "torch",
     "megatron-core": "megatron-core",
@@ -35,7 +37,11 @@ _READ_BYTES = 2**28
 def versions() -> dict[str, str]:
     """Return the versions of what training uses; a package that is not there is left out."""
     found = {"Python": ".".join(map(str, sys.version_info[:3]))}
+    usable = optional_packages()
     for name, package in _PACKAGES.items():
+        # PyPI has another package of Apex's name.
+        if not usable.get(name, True):
+            continue
         try:
             found[name] = version(package)
         except PackageNotFoundError:

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from data_prep.errors import DataPrepError
+from data_prep.indexed import bin_path
+from data_prep.verify import verify
 from retrieva_pretrain import platform
 from retrieva_pretrain.data.corpora import Corpora
 from retrieva_pretrain.errors import RetrievaError
@@ -87,12 +90,16 @@ def _together(talk: Any) -> Measures:
 
 def _corpora(recipe: Recipe) -> Measures:
     try:
-        started = time.perf_counter()
         Corpora.open(recipe)
-        seconds = time.perf_counter() - started
-        files = [Path(f"{corpus.path}.bin") for corpus in recipe.data.blend]
-        return {"opened_seconds": seconds, **machine.read_rate(files)}
-    except (RetrievaError, OSError) as error:
+        paths = [Path(corpus.path) for corpus in recipe.data.blend]
+        # First: what verification reads comes from this machine's memory afterwards.
+        rate = machine.read_rate([bin_path(path) for path in paths])
+        started = time.perf_counter()
+        for path in paths:
+            if problems := verify(path, quick=True).problems:
+                return {"error": f"{path}: {'; '.join(problems)}"}
+        return {"verified_seconds": time.perf_counter() - started, **rate}
+    except (RetrievaError, DataPrepError, OSError) as error:
         return {"error": str(error)}
 
 

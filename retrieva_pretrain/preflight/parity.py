@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from typing import Any
 
 import torch
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.optional_packages import optional_packages
 
 _TOLERANCE = 0.05
 """Of the largest difference, relative to the largest value: bf16 with another order of sums."""
@@ -22,7 +24,7 @@ def layer_parity() -> dict[str, Any]:
     """Return the largest relative difference of the two layers' outputs on random input, or why there is none."""
     if platform.current().name != "cuda":
         return {"skipped": "no GPU"}
-    if not platform.optional_packages()["Transformer Engine"]:
+    if not optional_packages()["Transformer Engine"]:
         return {"skipped": "Transformer Engine is not installed"}
     from megatron.core import parallel_state
     from megatron.core.models.bert.bert_layer_specs import (
@@ -30,13 +32,17 @@ def layer_parity() -> dict[str, Any]:
         get_bert_layer_with_transformer_engine_spec,
     )
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.enums import AttnMaskType
 
     parallel_state.initialize_model_parallel()
     model_parallel_cuda_manual_seed(1)
     try:
         device = platform.current().device()
         local = _layer(bert_layer_local_spec, device)
-        engine = _layer(get_bert_layer_with_transformer_engine_spec(), device)
+        spec = deepcopy(get_bert_layer_with_transformer_engine_spec())
+        # As in training, where nothing is padded.
+        spec.submodules.self_attention.params["attn_mask_type"] = AttnMaskType.no_mask
+        engine = _layer(spec, device)
         weights = {_renamed(name): value for name, value in local.state_dict().items() if value is not None}
         missing = engine.load_state_dict(weights, strict=False).missing_keys
         if absent := [name for name in missing if not name.endswith("_extra_state")]:

@@ -51,6 +51,39 @@ def change_index(prefix: Path, offset: int, dtype: str, value: int) -> None:
     idx_path(prefix).write_bytes(data)
 
 
+def test_a_quick_look_finds_what_is_cut_off_swapped_or_of_another_build_and_not_a_changed_byte(
+    prefix: Path, tmp_path: Path, make_corpus: Callable[..., Path]
+) -> None:
+    assert verify(prefix, quick=True).ok
+    whole = bin_path(prefix).read_bytes()
+    change_token(prefix, 1, 13)
+    assert verify(prefix, quick=True).ok
+    assert not verify(prefix).ok
+    change_token(prefix, 3, 13)
+    assert verify(prefix, quick=True).problems == ["document 0: ends with token 13, not with 2 (</s>)"]
+    bin_path(prefix).write_bytes(whole[:-2])
+    assert "bytes, the manifest says" in verify(prefix, quick=True).problems[0]
+    bin_path(prefix).write_bytes(whole)
+    other = make_corpus(tmp_path, "other", list(reversed(DOCUMENTS)))
+    idx_path(prefix).write_bytes(idx_path(other).read_bytes())
+    assert "its sha256 is not the manifest's" in verify(prefix, quick=True).problems[0]
+
+
+def test_a_quick_look_at_a_long_corpus_takes_a_sample_that_reaches_both_ends(
+    tmp_path: Path, make_corpus: Callable[..., Path]
+) -> None:
+    prefix = make_corpus(tmp_path, "long", [[10, 11]] * 1000)
+    assert verify(prefix, quick=True).ok
+    tokens = len(bin_path(prefix).read_bytes()) // 2
+    for place, document in ((2, 0), (tokens - 1, 999)):
+        whole = bin_path(prefix).read_bytes()
+        change_token(prefix, place, 13)
+        assert verify(prefix, quick=True).problems == [
+            f"document {document}: ends with token 13, not with 2 (</s>)"
+        ]
+        bin_path(prefix).write_bytes(whole)
+
+
 def test_a_good_corpus_is_good(prefix: Path) -> None:
     told: list[str] = []
     report = verify(prefix, progress=told.append)

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 PROFILE = Path(__file__).parent / "profiles" / "slurm-training.yaml"
 STEPS = 500
 
-pytestmark = [pytest.mark.slow, pytest.mark.engine]
+pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.xdist_group("schedulers")]
 
 
 @pytest.fixture

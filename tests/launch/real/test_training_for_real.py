@@ -24,7 +24,7 @@ from retrieva_pretrain.recipe.schema import Recipe
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROFILES = Path(__file__).parent / "profiles"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("schedulers")]
 
 
 class Cluster(Protocol):
