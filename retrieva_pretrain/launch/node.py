@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,6 +27,9 @@ from retrieva_pretrain.launch.torchrun import kill_tree
 
 LOGS_VARIABLE = "RETRIEVA_RANK_LOGS"
 LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_TELL_AGAIN_SECONDS = 3.0
+_ORPHANS_SECONDS = 60.0
+"""How long ranks may take to save whose torchrun was killed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def torchrun_of_node(spec: JobSpec, meeting: Meeting, node_rank: int) -> list[st
 
 
 def run_node(spec: JobSpec, meeting: Meeting, node_rank: int) -> int:
-    """Train on this node until its ranks have ended; return 0 where none has failed, and 1 otherwise."""
+    """Train on this node until its ranks have ended; return 0 where none has failed, nor torchrun was killed."""
     logs = spec.files.attempt_logs(meeting.attempt)
     logs.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, LOGS_VARIABLE: str(logs)}
@@ -83,23 +88,27 @@ def run_node(spec: JobSpec, meeting: Meeting, node_rank: int) -> int:
             stderr=subprocess.STDOUT,
             # What the scheduler sends to the whole group must reach the ranks by way of this process alone.
             start_new_session=True,
+            preexec_fn=_ignore_reminders,
         )
     try:
-        passed_on = 0
+        told_at = 0.0
         while process.poll() is None:
             time.sleep(0.2)
-            if len(told) > passed_on:
-                passed_on = len(told)
+            # Again and again: a rank that is only just starting may not listen yet.
+            if told and time.monotonic() - told_at > _TELL_AGAIN_SECONDS:
+                told_at = time.monotonic()
                 _tell_ranks(process)
             if os.getppid() != parent:  # who waits for it is dead
                 break
     finally:
+        died = process.poll() is not None and process.returncode < 0
         kill_tree(process)
+        _end_orphans(logs, node_rank, grace=_ORPHANS_SECONDS if died else 0)
     first = node_rank * spec.processes_per_node
     mine = range(first, first + spec.processes_per_node)
     # A rank that was killed leaves no end behind, and torchrun then tells the others to leave.
     well = [end for end in read_ends(logs) if end.rank in mine and end.code in (DONE, REQUEUE)]
-    return 0 if process.returncode == 0 or len(well) == len(mine) else 1
+    return 0 if process.returncode == 0 or (len(well) == len(mine) and not died) else 1
 
 
 def node_rank_here() -> int:
@@ -117,18 +126,50 @@ def _tell_ranks(torchrun: subprocess.Popen[bytes]) -> None:
     # Workers of a rank have its environment and are its own business.
     pids = {child.pid for child in ranks}
     for child in ranks:
-        try:
+        with suppress(psutil.NoSuchProcess):
             if child.ppid() not in pids:
                 child.send_signal(signal.SIGUSR1)
-        except psutil.NoSuchProcess:
-            continue
 
 
 def _rank_of(process: psutil.Process) -> str | None:
+    return _environment(process).get("LOCAL_RANK")
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
     try:
-        return process.environ().get("LOCAL_RANK")
+        return process.environ()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
+        return {}
+
+
+def _ignore_reminders() -> None:
+    """Let torchrun live when a signal reaches every process of a job, as srun's do: it would die of these two.
+
+    Ranks inherit it until they listen themselves.
+    """
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_orphans(logs: Path, node_rank: int, *, grace: float) -> None:
+    """End ranks of this node that have outlived their torchrun: nobody would, and they hold the run's lock.
+
+    With a grace they are told to leave first and have so many seconds for it.
+    """
+    wanted = {LOGS_VARIABLE: str(logs), "GROUP_RANK": str(node_rank)}
+    orphans = [
+        p for p in psutil.process_iter() if p.pid != os.getpid() and wanted.items() <= _environment(p).items()
+    ]
+    if orphans and grace:
+        _signal_all(orphans, signal.SIGUSR1)
+        _, orphans = psutil.wait_procs(orphans, timeout=grace)
+    _signal_all(orphans, signal.SIGKILL)
+
+
+def _signal_all(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def logged_tail(path: Path, size: int = 20000) -> str:

@@ -59,7 +59,10 @@ def judge(files: RunFiles, number: int, exit_codes: Iterable[int], *, told_to_le
         return _of_rank(failure)
     if said.get("reason") == "failed":
         return Ending("failed", str(said.get("message")))
-    return _of_no_words(logs, codes, told_to_leave=told_to_leave)
+    ending = _of_no_words(logs, codes, told_to_leave=told_to_leave)
+    if said.get("reason") == "stopped" and ending.outcome == "failed" and ending.rank is None:
+        return Ending("failed", f"torchrun was killed; {said.get('message')}")
+    return ending
 
 
 def failure_report(files: RunFiles, number: int, rank: int | None) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from retrieva_pretrain.errors import LaunchError
@@ -137,6 +138,39 @@ def test_a_killed_supervisor_takes_its_ranks_along_and_the_next_launch_says_what
     assert code == DONE
     assert ends(run)[0][0] == "killed"
     assert run_status(run).preemptions == 1
+
+
+@pytest.mark.slow
+def test_a_signal_that_reaches_every_process_of_a_job_lets_its_ranks_save(
+    small_recipe: MakeRecipe, wait_until: Callable[..., None]
+) -> None:
+    """As srun hands a signal on: to torchrun too, which knows nothing of it."""
+    launched = launch_run(small_recipe(steps=200), load_profile("local", TWO))
+    run, pid = launched.run, int(str(launched.job_id).split(":")[1])
+    wait_until("a step", run.metrics.exists)
+    for process in psutil.Process(pid).children(recursive=True):
+        process.send_signal(signal.SIGUSR1)
+    wait_until("the end of the job", lambda: not active_jobs(run))
+    ((outcome, _, saved),) = ends(run)
+    assert (outcome, saved > 0) == ("left", True)
+
+
+@pytest.mark.slow
+def test_ranks_that_outlive_a_killed_torchrun_save_and_leave_before_training_starts_again(
+    small_recipe: MakeRecipe, wait_until: Callable[..., None]
+) -> None:
+    launched = launch_run(small_recipe(steps=200), load_profile("local", TWO))
+    run, pid = launched.run, int(str(launched.job_id).split(":")[1])
+    wait_until("a step", run.metrics.exists)
+    for process in psutil.Process(pid).children(recursive=True):
+        if "torch.distributed.run" in process.cmdline():
+            process.kill()
+    wait_until("the end of the job", lambda: not active_jobs(run))
+    found = ends(run)
+    saved = found[0][2]
+    assert found == [("failed", 0, saved), ("done", saved, 200)]
+    assert saved > 0
+    assert "torchrun was killed" in read_history(run.attempts).attempts[0].end.reason  # type: ignore[union-attr]
 
 
 def _grows(run: RunFiles, lines: int) -> bool:
