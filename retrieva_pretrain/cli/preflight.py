@@ -9,8 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from retrieva_pretrain.cli.arguments import Overrides
+
 
 def preflight(
+    overrides: Overrides = None,
     cluster: Annotated[str, typer.Option("--cluster", help="A profile's name or YAML file.")] = "local",
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes to look at.")] = 1,
     processes: Annotated[
@@ -35,6 +38,7 @@ def preflight(
 
     Example: retrieva preflight --cluster my-cluster.yaml --nodes 4 --recipe recipes/retrievabert-1.3b.yaml
     """
+    from retrieva_pretrain.errors import LaunchError
     from retrieva_pretrain.launch.preflight import (
         plan_preflight,
         rehearsed,
@@ -46,7 +50,9 @@ def preflight(
     from retrieva_pretrain.recipe.schema import Recipe
 
     profile = load_profile(cluster, change or [])
-    chosen = load_yaml(Recipe, recipe) if recipe is not None else None
+    if overrides and recipe is None:
+        raise LaunchError(f"{overrides[0]}: changes a recipe, and none is given (--recipe)")
+    chosen = load_yaml(Recipe, recipe, overrides or []) if recipe is not None else None
     where = folder / f"{profile.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     planned = plan_preflight(profile, where, nodes=nodes, processes=processes, recipe=chosen)
     if dry_run:

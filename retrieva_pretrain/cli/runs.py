@@ -45,7 +45,8 @@ def status(
         if watch and not as_json and sys.stdout.isatty():
             sys.stdout.write("\x1b[2J\x1b[H")  # an empty screen, written from its top
         typer.echo(text)
-        if not watch or now.state not in ("running", "waiting"):
+        # A scheduler that does not answer now may do so the next time.
+        if not watch or now.state not in ("running", "waiting", "unknown"):
             return
         time.sleep(interval)
 

@@ -125,12 +125,18 @@ def _health(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Finding:
             problems.append(f"{where}: slowed down by the hardware (heat or power)")
     if problems:
         return Finding("GPU health", "red", "; ".join(problems))
-    clocks = [float(rank["gpu"]["clock"]) for rank in seen if rank["gpu"].get("clock", "").isdecimal()]
-    return Finding(
-        "GPU health",
-        "green",
-        f"{len(seen)} GPUs" + (f", {min(clocks):.0f} to {max(clocks):.0f} MHz" if clocks else ""),
-    )
+    clocks = {
+        f"{rank['host']} GPU {rank['local_rank']}": float(rank["gpu"]["clock"])
+        for rank in seen
+        if rank["gpu"].get("clock", "").isdecimal()
+    }
+    if not clocks:
+        return Finding("GPU health", "green", f"{len(seen)} GPUs, clocks not told")
+    said = f"{len(seen)} GPUs, {_span(list(clocks.values()))} MHz"
+    slow = [f"{w} {c:.0f}" for w, c in clocks.items() if c < _OUTLIER[1] * median(clocks.values())]
+    if slow:
+        return Finding("GPU health", "yellow", f"{said}; slower than the others: {', '.join(slow)}")
+    return Finding("GPU health", "green", said)
 
 
 def _rate(

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.profiles import load_profile
 from retrieva_pretrain.preflight.judge import Finding, judge
 
@@ -83,6 +85,12 @@ def test_healthy_nodes_are_green() -> None:
             "n1 GPU 1: 3 uncorrected",
         ),
         ({"gpu": {"driver": "550", "slowdown": "Active"}}, "GPU health", "red", "n1 GPU 1: slowed down"),
+        (
+            {"gpu": {"driver": "550", "clock": "1200"}},
+            "GPU health",
+            "yellow",
+            "slower than the others: n1 GPU 1 1200",
+        ),
         ({"gpu": {"driver": "535"}}, "versions", "red", "driver 535/550"),
         ({"clock_offset": -3.0}, "clocks", "red", "3.000 s apart from the others (n1)"),
         ({"clock_offset": 0.5}, "clocks", "yellow", "(n1)"),
@@ -125,8 +133,13 @@ def test_a_node_without_its_gpus_is_red() -> None:
 
 
 @pytest.mark.engine
-def test_a_machine_without_a_gpu_is_measured_whole(tmp_path: Path) -> None:
+def test_a_machine_without_a_gpu_is_measured_whole(
+    tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
+) -> None:
+    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
     command = [sys.executable, "-m", "retrieva_pretrain", "preflight", "--processes", "2", "--json"]
+    command += ["--recipe", str(REPOSITORY / "tests" / "recipe" / "small.yaml")]
+    command += [f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
     done = subprocess.run(
         command,
         cwd=tmp_path,
@@ -140,6 +153,7 @@ def test_a_machine_without_a_gpu_is_measured_whole(tmp_path: Path) -> None:
     levels = {finding["check"]: finding["level"] for finding in result["findings"]}
     assert levels["GPU health"] == levels["matrix product"] == "none"
     assert levels["shared folder"] == levels["clocks"] == levels["all-reduce in a node"] == "green"
+    assert levels["corpora"] == levels["disk"] == "green", result["findings"]
     assert [rank["rank"] for rank in result["ranks"]] == [0, 1]
     assert all(rank["matmul_tflops"] > 0 and rank["copy_gb_per_second"] > 0 for rank in result["ranks"])
 

@@ -161,11 +161,8 @@ def test_the_demo_goes_through_time_limits_to_the_losses_of_an_undisturbed_run(
     watched = (demo.folder / "status.txt").read_text()
     assert "state       running" in watched
     assert f"step        {STEPS} of {STEPS}, stage 4 of 4, length 128" in watched
-    assert f"left {len(history) - 1}" not in watched
-    assert "MFU" not in watched.splitlines()[0]
-    assert (
-        f"step {STEPS:>}" in (demo.folder / "logs.txt").read_text()
-        or "stopped after step" in (demo.folder / "logs.txt").read_text()
-    )
+    followed = (demo.folder / "logs.txt").read_text()
+    assert "checkpoint step_" in followed
+    assert "back into the queue" in followed
     refused = demo.launch(name, "--cluster", str(PROFILES / f"{kind}-training.yaml"))
     assert "is trained to the end of the recipe" in refused.stderr
