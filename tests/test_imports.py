@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,25 @@ def test_only_the_platform_asks_whether_there_is_cuda() -> None:
     ],
 )
 def test_commands_that_promise_to_be_light_never_load_torch(arguments: list[str]) -> None:
+    _run_without_torch(arguments)
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
+def test_a_run_is_looked_at_without_torch(command: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "logs").mkdir(parents=True)
+    record = {"time": "2026-01-01T00:00:00+00:00", "submission": 1, "kind": "train", "scheduler": "local"}
+    record |= {"job_id": "elsewhere:1:1", "nodes": 1, "script": "001-train.sh", "command": []}
+    (run / "jobs.jsonl").write_text(json.dumps(record) + "\n")
+    (run / "metrics.jsonl").write_text(
+        '{"kind": "train", "step": 7, "loss": 2.5, "tokens_per_second": 10.0}\n'
+    )
+    (run / "recipe.yaml").write_text((REPOSITORY / "tests" / "recipe" / "small.yaml").read_text())
+    (run / "logs" / "001-train.log").write_text("a line\n")
+    _run_without_torch([command, str(run)])
+
+
+def _run_without_torch(arguments: list[str]) -> None:
     program = (
         "import sys\n"
         "from retrieva_pretrain.cli import main\n"
