@@ -22,6 +22,7 @@ from retrieva_pretrain.launch.records import now
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import Scheduler, scheduler_named
 from retrieva_pretrain.launch.schedulers.inside import Inside
+from retrieva_pretrain.launch.schedulers.local import with_gpus_here
 from retrieva_pretrain.launch.scripts import check_environment
 from retrieva_pretrain.launch.snapshot import PROGRAM, snapshot_code
 from retrieva_pretrain.launch.spec import JobSpec
@@ -76,6 +77,7 @@ def plan_preflight(
     Raises:
         LaunchError: the cluster cannot give so many nodes, or has no walltime.
     """
+    profile = with_gpus_here(profile)
     check_resources(profile, nodes)
     changes: dict[str, Any] = {"training": profile.training.model_copy(update={"goes_on": "follow_up"})}
     if profile.scheduler != "local":

@@ -14,6 +14,7 @@ from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
 from retrieva_pretrain.launch.records import JobRecord, append_record, now, read_records, submitting
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import scheduler_named
+from retrieva_pretrain.launch.schedulers.local import with_gpus_here
 from retrieva_pretrain.launch.schedulers.slurm import Slurm
 from retrieva_pretrain.launch.scripts import check_environment
 from retrieva_pretrain.launch.snapshot import snapshot_code
@@ -56,6 +57,7 @@ def launch_run(
         LaunchError: the cluster cannot run it, the scheduler refuses, the run is under way already, or is done.
         RecipeError: the recipe does not fit the number of processes.
     """
+    profile = with_gpus_here(profile)
     check_resources(profile, nodes)
     if jobs > 1:
         profile = _as_a_chain(profile)

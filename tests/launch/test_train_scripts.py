@@ -192,6 +192,18 @@ def test_ones_own_template_goes_before_the_bundled_one(make_scripts: MakeScripts
     assert "\nulimit -l 1\ncd " in scripts.files[scripts.script]
 
 
+@pytest.mark.parametrize(
+    ("visible", "processes"), [("", 1), ("-1", 1), ("0", 1), ("0,2", 2), ("GPU-a,GPU-b,GPU-c", 3)]
+)
+def test_this_machine_trains_with_a_process_for_every_gpu_that_can_be_seen(
+    visible: str, processes: int, small_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    recipe = small_recipe().model_copy(update={"global_batch_size": 12})
+    shown = launch_run(recipe, load_profile("local"), dry_run=True).message
+    assert f'"processes_per_node": {processes},' in shown
+
+
 def test_a_dry_run_shows_script_and_command_and_leaves_nothing(
     small_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.launch.profiles import ClusterProfile
 from retrieva_pretrain.launch.schedulers.base import JobState, TaskStates
 
 
@@ -88,6 +89,18 @@ class Local:
         for job in job_ids:
             if (process := _process(job)) is not None:
                 os.kill(process.pid, number)
+
+
+def with_gpus_here(profile: ClusterProfile) -> ClusterProfile:
+    """Return a profile of this machine with the GPUs that a process here may use; another as it is. No torch."""
+    if profile.scheduler != "local" or profile.gpus_per_node:
+        return profile
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    else:
+        gpus = len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return profile.model_copy(update={"gpus_per_node": min(gpus, 64)})
 
 
 def job_id_of(pid: int) -> str:
