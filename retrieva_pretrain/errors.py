@@ -20,6 +20,10 @@ class CheckpointError(RetrievaError):
     """A checkpoint that is damaged or belongs to another recipe."""
 
 
+class RunIsHeldError(CheckpointError):
+    """Another training is at work on the run; it may be a lost node's, whose lock the file system has yet to free."""
+
+
 class LaunchError(RetrievaError):
     """Jobs that cannot be submitted, or a scheduler that refuses them."""
 

@@ -31,6 +31,8 @@ class Ending:
     reason: str
     rank: int | None = None
     """The rank that failed first."""
+    pause: float = 0
+    """Seconds to wait, at least, before another try."""
 
 
 def judge(files: RunFiles, number: int, exit_codes: Iterable[int], *, told_to_leave: bool) -> Ending:
@@ -71,7 +73,7 @@ def failure_report(files: RunFiles, number: int, rank: int | None) -> str:
     failure = next((end for end in read_ends(logs) if end.rank == rank and end.failed), None)
     if failure is None:
         return ""
-    said = failure.traceback if failure.kind != "refused" else failure.message
+    said = failure.message if failure.kind in ("refused", "held") else failure.traceback
     return (
         f"rank {failure.rank} failed first, in attempt {number} ({rank_log(logs, failure.rank)}):\n"
         + (said or f"it ended with exit code {failure.code}").rstrip()
@@ -83,6 +85,9 @@ def _of_rank(failure: RankEnd) -> Ending:
     reason = f"rank {failure.rank}: {said}"
     if failure.kind == "refused":
         return Ending("stopped", said, failure.rank)
+    if failure.kind == "held":
+        # A file system takes a minute or two to free what a lost node has locked.
+        return Ending("failed", said, failure.rank, pause=60)
     if failure.kind == "out_of_memory":
         way_out = "smaller curriculum.N.max_micro_batch_size, recomputation, or more GPUs"
         return Ending("stopped", f"out of memory, {reason}; {way_out}", failure.rank)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.errors import DataPrepError
-from retrieva_pretrain.errors import RetrievaError
+from retrieva_pretrain.errors import RetrievaError, RunIsHeldError
 from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
 from retrieva_pretrain.redaction import redacted
 
-Kind = Literal["ended", "refused", "out_of_memory", "error"]
+Kind = Literal["ended", "refused", "held", "out_of_memory", "error"]
 _OUT_OF_MEMORY = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|DefaultCPUAllocator: can't allocate memory"
 )
@@ -107,6 +107,8 @@ def first_failure(folder: Path, outcome: Mapping[str, Any]) -> RankEnd | None:
 
 
 def _kind(error: BaseException) -> Kind:
+    if isinstance(error, RunIsHeldError):
+        return "held"
     if isinstance(error, RetrievaError | DataPrepError):
         return "refused"
     if (

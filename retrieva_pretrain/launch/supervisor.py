@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType
 
 from retrieva_pretrain.errors import LaunchError
@@ -77,11 +78,11 @@ class Supervisor:
             if ending.outcome != "failed" or self._was_interrupted:
                 return self._go_on_later()
             failures = failures_in_a_row(read_history(self.files.attempts).of(self.spec.submission))
-            pause = min(5 * 2 ** (failures - 1), 60)
+            pause = max(ending.pause, min(5 * 2 ** (failures - 1), 60))
             end = self._leave_at()
             if end is not None and time.time() + pause + _WORTH_A_START_SECONDS > end:
                 return self._go_on_later()
-            say(f"starting again from step {self.files.newest_step()} in {pause} s")
+            say(f"starting again from step {self.files.newest_step()} in {pause:.0f} s")
             if self._sleep(pause):
                 return self._go_on_later()
 
@@ -148,7 +149,7 @@ class Supervisor:
         if report := failure_report(self.files, end.number, end.rank):
             say(redacted(report))
         say(f"attempt {end.number}: {end.outcome} at step {end.step}: {end.reason}")
-        return Ending(end.outcome, end.reason, end.rank)
+        return replace(ending, outcome=end.outcome, reason=end.reason)
 
     def _wait(self, processes: Sequence[subprocess.Popen[bytes]], leave_at: float | None) -> list[int]:
         """Wait for the nodes, tell them to leave when this process is told, and return their exit codes."""

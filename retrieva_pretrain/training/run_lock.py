@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from retrieva_pretrain.errors import CheckpointError
+from retrieva_pretrain.errors import RunIsHeldError
 from retrieva_pretrain.training.run_folder import RunFolder
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -30,7 +30,7 @@ def hold_run(folder: RunFolder) -> Iterator[None]:
     """Hold a run for this training: its first process takes the lock, the others do nothing.
 
     Raises:
-        CheckpointError: another training is at work there; the message names its machine and process.
+        RunIsHeldError: another training is at work there; the message names its machine and process.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -41,7 +41,7 @@ def hold_run(folder: RunFolder) -> Iterator[None]:
         try:
             fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CheckpointError(
+            raise RunIsHeldError(
                 f"{folder.path}: another training is at work on this run: {_holder(stream)}. Wait for it, stop it,"
                 " or give this recipe another `name`."
             ) from None

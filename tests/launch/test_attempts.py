@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieva_pretrain.errors import LaunchError, RecipeError, SkippedStepsError
+from retrieva_pretrain.errors import LaunchError, RecipeError, RunIsHeldError, SkippedStepsError
 from retrieva_pretrain.exit_codes import FAILED, REQUEUE
 from retrieva_pretrain.launch.attempts import (
     Attempt,
@@ -145,6 +145,8 @@ def ended(
             "stopped",
             "10 steps in a row",
         ),
+        # The lock of a node that was lost: the file system frees it after a while.
+        ({0: raised(RunIsHeldError("at work"))}, ("failed", "at work"), [1], "failed", "at work"),
         ({}, None, [1], "failed", "could not be started"),
         ({}, None, [0], "failed", "without a word"),
     ],
