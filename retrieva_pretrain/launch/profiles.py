@@ -17,8 +17,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.recipe.fields import PlainText, PositiveInt, Section, refuse
 from retrieva_pretrain.recipe.loading import load_yaml
-from retrieva_pretrain.recipe.sections import PlainText, PositiveInt, Section, refuse
 
 SchedulerName = Literal["local", "slurm", "grid_engine"]
 
