@@ -17,7 +17,7 @@ from retrieva_pretrain.recipe.fields import (
 
 
 class KernelsConfig(Section):
-    """Which implementation computes what. All of it was run with `local` and without fusions only."""
+    """Which implementation computes what. Transformer Engine and what needs Apex were not run."""
 
     transformer_impl: Literal["local", "transformer_engine"] = Field(
         default="local",
