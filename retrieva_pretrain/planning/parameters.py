@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retrieva_pretrain.recipe.schema import ModelConfig
+from retrieva_pretrain.recipe.schema import ModelConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,28 @@ def count_parameters(model: ModelConfig, padded_vocab_size: int) -> ParameterCou
         final_norm=norm,
         head=head,
     )
+
+
+def rank_parameters(recipe: Recipe, padded_vocab_size: int, pipeline_rank: int) -> int:
+    """Count the parameters on one GPU of a pipeline stage.
+
+    Tensor parallelism divides the projections, their columns' biases and the vocabulary; norms, the biases that are
+    added once behind a row-divided projection, positions and the head's transform stand on every GPU. With tied
+    embeddings the last pipeline stage holds the matrix a second time.
+    """
+    model, sizes = recipe.model, recipe.parallelism
+    tensor, pipeline = sizes.tensor_model_parallel_size, sizes.pipeline_model_parallel_size
+    h, ffn = model.hidden_size, model.ffn_hidden_size
+    qkv = h + 2 * model.num_query_groups * model.kv_channels
+    divided = (h + 1) * qkv + h * h + (h + 1) * 2 * ffn + ffn * h
+    layer = divided // tensor + 2 * h + 4 * h
+    count = model.num_layers // pipeline * layer
+    matrix = padded_vocab_size // tensor * h
+    is_first, is_last = pipeline_rank == 0, pipeline_rank == pipeline - 1
+    if is_first:
+        count += matrix + model.max_position_embeddings * h
+    if is_last:
+        count += 2 * h + (h + 1) * h + 2 * h + padded_vocab_size // tensor
+        if not model.share_embeddings_and_output_weights or pipeline > 1:
+            count += matrix
+    return count
