@@ -12,8 +12,8 @@ positions, vocabulary v:
     attention    local: 4 a s s (softmax in fp32), 2 e a s s with dropout (its mask, its output) or e a s s in bf16
                  without, and 2 e s h where keys and values are repeated for all heads
                  flash: 4 a s (one number a row); not measured here, derived
-    embedding    e s h (dropout's mask); final norm e s h
-    head         e m 5 h, and 4 m v for the softmax over the vocabulary
+    embedding    e s h (dropout's mask)
+    head         2 e s h (the final norm's input and output), 4 e m h, and 4 m v for the softmax over the vocabulary
 
 Tests hold the local figures against what autograd saves in the built model.
 """
@@ -90,7 +90,8 @@ def count_activations(
         attention=_attention(recipe, s, backend, e) / tensor,
         kept_of_recomputed_layer=e * s * h / between,
         embedding=(e * s * h if model.hidden_dropout else 0) / between,
-        head=e * s * h / between + e * slots * 5 * h,
+        # The norm's output is gathered over the sequence before positions are picked from it.
+        head=e * s * h / between + e * s * h + e * slots * 4 * h,
         logits=4 * slots * padded_vocab_size / tensor,
         logits_peak=(4 + e) * slots * padded_vocab_size / tensor,
     )

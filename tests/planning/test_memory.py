@@ -1,0 +1,119 @@
+"""The memory model, against what autograd saves in the built model and what the built model holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from retrieva_pretrain.planning.activations import count_activations, kept_by_layers
+from retrieva_pretrain.planning.memory import stage_memory
+from retrieva_pretrain.recipe.layout import stage_layouts
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+
+REFERENCE = Path(__file__).resolve().parents[2] / "recipes" / "retrievabert-1.3b.yaml"
+
+# Many positions before few layers: what is counted is what the formulas name, not small change.
+MEASURE = """
+import gc, sys, weakref
+from pathlib import Path
+import torch
+from megatron.core import parallel_state
+from megatron.core.utils import unwrap_model
+from retrieva_pretrain.model.build import build_model, wrap_model
+from retrieva_pretrain.model.recompute import set_recompute
+from retrieva_pretrain.planning.activations import count_activations, kept_by_layers, scored_slots
+from retrieva_pretrain.planning.parameters import rank_parameters
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.training.distributed import initialize, shut_down
+
+VOCABULARY, SAMPLES = 1024, 3
+
+class Kept:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+def saved(model, arguments):
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    for buffer in getattr(model, "buffers", []):
+        if hasattr(buffer, "param_data") and buffer.param_data is not None:
+            parameters.add(buffer.param_data.untyped_storage().data_ptr())
+    alive = weakref.WeakSet()
+    def keep(tensor):
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        loss, _ = model(**arguments)
+    gc.collect()
+    sizes = {}
+    for kept in alive:
+        storage = kept.tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
+
+common = ["model.num_layers=4", "model.max_position_embeddings=512", *COMMON]
+started = False
+for settings in SETTINGS:
+    length, *rest = settings
+    recipe = load_yaml(Recipe, Path("recipes/demo.yaml"), [
+        *common, f"curriculum=[{{seq_length: {length}, train_iters: 4, max_micro_batch_size: 4}}]", *rest])
+    if not started:
+        initialize(recipe)
+        started = True
+    model = wrap_model(recipe, build_model(recipe, VOCABULARY))
+    inner = unwrap_model(model)
+    held = sum(p.numel() for p in inner.parameters())
+    assert held == rank_parameters(recipe, VOCABULARY, 0), (settings, held)
+    slots = scored_slots(recipe, 0)
+    ids = torch.randint(8, 500, (SAMPLES, length))
+    positions = torch.arange(slots).expand(SAMPLES, slots)
+    arguments = dict(input_ids=ids, scored_positions=positions, labels=ids[:, :slots].contiguous())
+    one = count_activations(recipe, 0, VOCABULARY, "local")
+    for kind, layers in ((None, None), ("selective", None), ("full", None), ("full", 1)):
+        stage = recipe.curriculum[0].model_copy(
+            update={"recompute_granularity": kind, "recompute_num_layers": layers})
+        set_recompute(model, stage)
+        found = saved(model, arguments)
+        planned = SAMPLES * (
+            kept_by_layers(stage, one, recipe.model.num_layers) + one.embedding + one.head + one.logits)
+        print(settings, kind, layers, f"{planned / found:.3f}")
+        assert abs(planned / found - 1) < 0.1, (settings, kind, layers, planned, found)
+shut_down()
+"""
+ONE_PROCESS = [
+    (128, "precision=bf16"),
+    (512, "precision=bf16", "model.num_query_groups=1", "model.hidden_size=128", "model.ffn_hidden_size=320"),
+    (256, "precision=fp32", "model.num_query_groups=4"),
+    (256, "precision=bf16", "model.hidden_dropout=0.0", "model.attention_dropout=0.0"),
+    (128, "precision=bf16", "model.share_embeddings_and_output_weights=false", "objective.masking_probability=0.4"),
+    (64, "precision=bf16", "kernels.bias_activation_fusion=true"),
+]
+TWO_PROCESSES = [(256, "precision=bf16"), (128, "precision=fp32", "model.attention_dropout=0.0")]
+
+
+def measure(settings: list[tuple[object, ...]], common: list[str]) -> str:
+    return MEASURE.replace("SETTINGS", repr(settings)).replace("*COMMON", f"*{common!r}")
+
+
+@pytest.mark.engine
+def test_planned_activations_are_what_autograd_saves_within_a_tenth(run_python: Callable[..., str]) -> None:
+    run_python(measure(ONE_PROCESS, ["model.num_attention_heads=4"]))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("sequence_parallel", ["false", "true"])
+def test_so_they_are_where_two_processes_share_the_layers(
+    run_python: Callable[..., str], sequence_parallel: str
+) -> None:
+    layout = [
+        "model.num_attention_heads=4",
+        "parallelism.tensor_model_parallel_size=2",
+        f"parallelism.sequence_parallel={sequence_parallel}",
+    ]
+    run_python(measure(TWO_PROCESSES, layout), processes=2)
