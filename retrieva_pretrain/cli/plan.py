@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from retrieva_pretrain.cli.arguments import Overrides, RecipeFile
+from retrieva_pretrain.errors import RecipeError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from retrieva_pretrain.planning.hardware import Hardware
+    from retrieva_pretrain.recipe.schema import Recipe
 
 
 def plan(
@@ -17,21 +26,144 @@ def plan(
         int | None,
         typer.Option("--gpus", min=1, help="Number of GPUs; by default what one copy of the model needs."),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", help="Profile of a cluster, by name or path; H100 of 80 GB without one."),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Nodes of the cluster.")] = None,
+    mfu: Annotated[
+        float, typer.Option("--mfu", min=0.001, max=1.0, help="Model FLOPs utilization that times assume.")
+    ] = 0.35,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            "--attention", help="local or flash: what memory is planned with; the recipe's own otherwise."
+        ),
+    ] = None,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest", help="Propose layout, micro-batches and recomputation: the fastest that fits."
+        ),
+    ] = False,
+    what_if: Annotated[
+        str | None, typer.Option("--what-if", help="nodes=1,2,4,8: a table of several numbers of nodes.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the curriculum into this .png or .svg.")
+    ] = None,
+    one_job: Annotated[
+        bool, typer.Option("--one-job", help="Refuse where the run does not end within one job's walltime.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the stages, tokens, learning rates and batches of a recipe; exit 1 where it cannot run.
+    """Show what a recipe does, needs and costs, before anything is started; exit 1 where it cannot run.
 
-    Example: retrieva plan recipes/retrievabert-1.3b.yaml --gpus 32 optimizer.lr=1e-4
+    Example: retrieva plan recipes/retrievabert-1.3b.yaml --cluster slurm-h100 --nodes 4 optimizer.lr=1e-4
     """
-    from rich.console import Console
-
+    from retrieva_pretrain.planning.limits import refuse_impossible
     from retrieva_pretrain.planning.plan import make_plan
-    from retrieva_pretrain.planning.table import render
+    from retrieva_pretrain.planning.plot import plot_curriculum
+    from retrieva_pretrain.planning.table import render, render_what_if
+    from retrieva_pretrain.planning.what_if import what_if as compare
     from retrieva_pretrain.recipe.loading import load_yaml
     from retrieva_pretrain.recipe.schema import Recipe
 
-    made = make_plan(load_yaml(Recipe, recipe, overrides or []), gpus)
+    if attention not in (None, "local", "flash"):
+        raise RecipeError(f"--attention: {attention} is neither local nor flash")
+    backend = cast("Literal['local', 'flash'] | None", attention)
+    loaded = load_yaml(Recipe, recipe, overrides or [])
+    hardware = _hardware(cluster)
+    count = _gpus(gpus, nodes, hardware.gpus_per_node, cluster)
+    if plot is not None:
+        plot_curriculum(plot, loaded)
+    if what_if is not None:
+        rows = compare(loaded, _node_counts(what_if), hardware, mfu, backend)
+        _show([row.as_json() for row in rows], as_json, lambda: render_what_if(rows))
+        return
+    if suggest:
+        found = _suggest(loaded, count, hardware, backend)
+        changed = load_yaml(Recipe, recipe, [*(overrides or []), *found])
+        made = make_plan(changed, count, hardware, mfu=mfu, backend=backend)
+        _show({"overrides": found, "plan": made.as_json()}, as_json, lambda: render(made))
+        if not as_json:
+            typer.echo(
+                "The fastest that fits, by formula and not tried; append it to a command, or edit the recipe:"
+            )
+            typer.echo("\n".join(f"  {override}" for override in found))
+        return
+    made = make_plan(loaded, count, hardware, mfu=mfu, backend=backend)
+    _show(made.as_json(), as_json, lambda: render(made))
+    refuse_impossible(loaded, made, one_job=one_job)
+
+
+def _suggest(
+    recipe: Recipe, gpus: int | None, hardware: Hardware, backend: Literal["local", "flash"] | None
+) -> list[str]:
+    """Return the overrides of the fastest layout that fits."""
+    from retrieva_pretrain.planning.activations import attention_backend
+    from retrieva_pretrain.planning.corpora import plan_data
+    from retrieva_pretrain.planning.suggest import suggest
+    from retrieva_pretrain.recipe.layout import padded_vocab_size
+
+    if gpus is None:
+        raise RecipeError("--suggest: say for how many: --gpus N, or --cluster C --nodes N")
+    vocab_size = plan_data(recipe).vocab_size
+    if vocab_size is None:
+        raise RecipeError(
+            f"--suggest: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
+        )
+    padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
+    return suggest(recipe, gpus, hardware, padded, backend or attention_backend(recipe)).overrides(recipe)
+
+
+def _hardware(cluster: str | None) -> Hardware:
+    """Return what a plan must know of a cluster's profile."""
+    from retrieva_pretrain.planning.hardware import GIB, H100, Hardware
+
+    if cluster is None:
+        return H100
+    from retrieva_pretrain.launch.profiles import load_profile, seconds
+
+    profile = load_profile(cluster)
+    memory = None
+    if profile.gpu_memory is not None:
+        unit = {"M": 2**20, "G": GIB, "T": 2**40}[profile.gpu_memory[-1]]
+        memory = int(profile.gpu_memory[:-1]) * unit
+    return Hardware(
+        name=profile.name,
+        gpus_per_node=profile.gpus_per_node,
+        gpu_memory=memory,
+        peak_tflops=profile.gpu_peak_tflops,
+        max_nodes=profile.max_nodes,
+        walltime=None if profile.walltime is None else seconds(profile.walltime),
+        node_hour_price=profile.node_hour_price,
+        price_unit=profile.price_unit,
+    )
+
+
+def _gpus(gpus: int | None, nodes: int | None, gpus_per_node: int, cluster: str | None) -> int | None:
+    if nodes is None:
+        return gpus
+    if gpus is not None:
+        raise RecipeError("--gpus and --nodes: give one of them")
+    if not gpus_per_node:
+        raise RecipeError(f"--nodes: the nodes of {cluster} have no gpus_per_node; give --gpus")
+    return nodes * gpus_per_node
+
+
+def _node_counts(text: str) -> list[int]:
+    name, _, numbers = text.partition("=")
+    counts = numbers.split(",")
+    if name != "nodes" or not all(count.isdecimal() and 0 < int(count) < 10**6 for count in counts):
+        raise RecipeError(f"--what-if: cannot read {text!r}; write nodes=1,2,4,8")
+    return [int(count) for count in dict.fromkeys(counts)]
+
+
+def _show(content: object, as_json: bool, table: Callable[[], RenderableType]) -> None:
     if as_json:
-        typer.echo(json.dumps(made.as_json(), ensure_ascii=False, indent=2))
-    else:
-        Console().print(render(made))
+        typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table())

@@ -175,6 +175,12 @@ class ClusterProfile(Section):
     gpu_memory_bandwidth: PositiveFloat | None = Field(
         default=None, description="What one GPU's memory delivers, in GB/s."
     )
+    node_hour_price: PositiveFloat | None = Field(
+        default=None, description="What an hour of one node costs, for plans."
+    )
+    price_unit: PlainText | None = Field(
+        default=None, description="In what: a currency, or the site's points."
+    )
     cpus_per_node: PositiveInt | None = Field(default=None, description="CPUs of a node.")
     memory_per_node: Memory | None = Field(default=None, description="Memory of a node.")
     partition: Word | None = Field(default=None, description="Slurm: the partition of training jobs.")

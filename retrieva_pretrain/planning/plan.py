@@ -7,15 +7,64 @@ from typing import Any
 
 from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.planning.activations import AttentionBackend, attention_backend, scored_slots
 from retrieva_pretrain.planning.corpora import CorpusPlan, plan_data
+from retrieva_pretrain.planning.cost import DEFAULT_MFU, Times, stage_seconds, times
+from retrieva_pretrain.planning.flops import count_flops
+from retrieva_pretrain.planning.hardware import H100, Hardware
+from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
 from retrieva_pretrain.planning.parameters import count_parameters
 from retrieva_pretrain.recipe.layout import (
+    StageLayout,
     model_parallel_size,
     padded_vocab_size,
     possible_world_sizes,
     stage_layouts,
 )
-from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.recipe.schema import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class FlopsPerToken:
+    """Operations of training on one position, forward and backward, by part of the model; without recomputation."""
+
+    body: float
+    attention: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.body + self.attention + self.head
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage takes."""
+
+    flops_per_token: FlopsPerToken
+    memory: MemoryPlan
+    time: Times | None
+    """None where the devices' peak is not known."""
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What the run takes."""
+
+    time: Times | None
+    node_hours: float | None
+    price: float | None
+    """In the cluster's own unit."""
+
+    jobs: int | None
+    """Jobs of the cluster's walltime, one after the other."""
+
+    checkpoint: int
+    """Bytes of one checkpoint."""
+
+    checkpoints: int
+    """Bytes of all that are kept at a time at most."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +85,11 @@ class StagePlan:
     last_lr: float
     micro_batch_size: int
     num_microbatches: int
+    recompute: str
+    """What is computed again for backward: none, selective, full."""
+
+    cost: StageCost | None
+    """None where the size of the vocabulary is not known here."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +100,10 @@ class Plan:
     gpus: int
     possible_gpus: tuple[int, ...]
     data_parallel_size: int
+    tensor_model_parallel_size: int
+    pipeline_model_parallel_size: int
     global_batch_size: int
+    precision: str
     steps: int
     samples: int
     tokens: int
@@ -68,25 +125,57 @@ class Plan:
 
     stages: tuple[StagePlan, ...]
     corpora: tuple[CorpusPlan, ...]
+    hardware: Hardware
+    attention_backend: AttentionBackend
+    """Memory is planned with it: `local` is held against what the CPU saves, `flash` is derived."""
+
+    mfu: float
+    """What times assume."""
+
+    run: RunCost | None
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         return asdict(self)
 
+    @property
+    def nodes(self) -> int | None:
+        """Nodes that the GPUs take; None where a node's GPUs are not known."""
+        return -(-self.gpus // self.hardware.gpus_per_node) if self.hardware.gpus_per_node else None
 
-def make_plan(recipe: Recipe, gpus: int | None = None) -> Plan:
+
+def make_plan(
+    recipe: Recipe,
+    gpus: int | None = None,
+    hardware: Hardware = H100,
+    *,
+    mfu: float = DEFAULT_MFU,
+    backend: AttentionBackend | None = None,
+) -> Plan:
     """Plan a recipe on so many GPUs, one process each; without a number on the fewest that hold the model.
+
+    `mfu` is what times assume; `backend` the attention that the memory is planned with, the recipe's own by default.
 
     Raises:
         RecipeError: the recipe cannot be divided over them.
         CorpusError: what is here of the data does not fit the recipe.
     """
     gpus = model_parallel_size(recipe) if gpus is None else gpus
+    backend = backend or attention_backend(recipe)
     curriculum = Curriculum(recipe)
     layouts = stage_layouts(recipe, gpus)
+    data = plan_data(recipe)
+    padded = None
+    if data.vocab_size is not None:
+        padded = padded_vocab_size(data.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
     stages = []
     for index, (stage, layout) in enumerate(zip(recipe.curriculum, layouts, strict=True)):
         start, end = curriculum.stage_steps(index)
+        costs = (
+            None
+            if padded is None
+            else _stage_cost(recipe, index, layout, padded, gpus, hardware, mfu, backend)
+        )
         stages.append(
             StagePlan(
                 stage=index,
@@ -99,27 +188,100 @@ def make_plan(recipe: Recipe, gpus: int | None = None) -> Plan:
                 last_lr=learning_rate(recipe, end - 1),
                 micro_batch_size=layout.micro_batch_size,
                 num_microbatches=layout.num_microbatches,
+                recompute=_recompute(stage),
+                cost=costs,
             )
         )
-    data = plan_data(recipe)
-    padded = None
-    if data.vocab_size is not None:
-        padded = padded_vocab_size(data.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
+    parameters = None if padded is None else count_parameters(recipe.model, padded).total
     return Plan(
         name=recipe.name,
         gpus=gpus,
         possible_gpus=tuple(possible_world_sizes(recipe)),
         data_parallel_size=layouts[0].data_parallel_size,
+        tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,
+        pipeline_model_parallel_size=recipe.parallelism.pipeline_model_parallel_size,
         global_batch_size=recipe.global_batch_size,
+        precision=recipe.precision,
         steps=curriculum.total_steps,
         samples=curriculum.total_samples,
         tokens=curriculum.total_tokens,
         tokenizer=recipe.tokenizer.model,
         vocab_size=data.vocab_size,
         padded_vocab_size=padded,
-        parameters=None if padded is None else count_parameters(recipe.model, padded).total,
+        parameters=parameters,
         parameters_without_vocabulary=count_parameters(recipe.model, 0).total,
         special_tokens_per_window=data.special_tokens_per_window,
         stages=tuple(stages),
         corpora=data.corpora,
+        hardware=hardware,
+        attention_backend=backend,
+        mfu=mfu,
+        run=_run_cost(recipe, gpus, hardware, parameters, [stage.cost for stage in stages]),
     )
+
+
+def _recompute(stage: Stage) -> str:
+    if stage.recompute_granularity is None:
+        return "none"
+    layers = stage.recompute_num_layers
+    return stage.recompute_granularity + (f" ({layers} layers)" if layers else "")
+
+
+def _stage_cost(
+    recipe: Recipe,
+    index: int,
+    layout: StageLayout,
+    padded_vocab_size: int,
+    gpus: int,
+    hardware: Hardware,
+    mfu: float,
+    backend: AttentionBackend,
+) -> StageCost:
+    stage = recipe.curriculum[index]
+    flops = count_flops(recipe.model, padded_vocab_size, stage.seq_length, scored_slots(recipe, index))
+    taken = None
+    if hardware.peak_tflops is not None:
+        taken = times(
+            stage_seconds(recipe, index, flops, gpus, hardware.peak_tflops, 1.0, layout.num_microbatches), mfu
+        )
+    return StageCost(
+        flops_per_token=FlopsPerToken(
+            *(3 * part / stage.seq_length for part in (flops.body, flops.attention, flops.head))
+        ),
+        memory=stage_memory(recipe, index, layout, padded_vocab_size, backend),
+        time=taken,
+    )
+
+
+def _run_cost(
+    recipe: Recipe, gpus: int, hardware: Hardware, parameters: int | None, stages: list[StageCost | None]
+) -> RunCost | None:
+    if parameters is None:
+        return None
+    taken = [stage.time for stage in stages if stage is not None and stage.time is not None]
+    total = None
+    node_hours = price = jobs = None
+    if len(taken) == len(stages):
+        total = Times(
+            sum(t.expected for t in taken), sum(t.shortest for t in taken), sum(t.longest for t in taken)
+        )
+        if hardware.gpus_per_node:
+            node_hours = total.expected / 3600 * -(-gpus // hardware.gpus_per_node)
+            price = None if hardware.node_hour_price is None else node_hours * hardware.node_hour_price
+        jobs = None if hardware.walltime is None else -(-int(total.expected) // hardware.walltime)
+    checkpoint = parameters * (14 if recipe.precision == "bf16" else 12)
+    # The newest, the last of each stage, and the one that is being written.
+    kept = min(recipe.checkpoint.keep + len(recipe.curriculum), _saves(recipe)) + 1
+    return RunCost(
+        time=total,
+        node_hours=node_hours,
+        price=price,
+        jobs=jobs,
+        checkpoint=checkpoint,
+        checkpoints=kept * checkpoint,
+    )
+
+
+def _saves(recipe: Recipe) -> int:
+    steps = sum(stage.train_iters for stage in recipe.curriculum)
+    return steps // recipe.checkpoint.save_interval + len(recipe.curriculum)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from retrieva_pretrain.planning.cost import Times
+from retrieva_pretrain.planning.hardware import GIB
 from retrieva_pretrain.planning.plan import Plan
+from retrieva_pretrain.planning.what_if import Row
 
 
 def render(plan: Plan) -> RenderableType:
     """Return the plan's tables and the lines between them."""
     copies = "1 copy" if plan.data_parallel_size == 1 else f"{plan.data_parallel_size} copies"
     gpus = "1 GPU" if plan.gpus == 1 else f"{plan.gpus} GPUs"
+    sizes = (plan.tensor_model_parallel_size, plan.pipeline_model_parallel_size)
     facts = [
         ("model", _model(plan)),
         ("vocabulary", _vocabulary(plan)),
         ("sample", _sample(plan)),
         ("batch", f"{plan.global_batch_size:,} samples a step on {gpus} ({copies} of the model)"),
+        *(
+            [("layout", f"tensor parallel {sizes[0]}, pipeline parallel {sizes[1]}")]
+            if sizes != (1, 1)
+            else []
+        ),
         ("GPUs that divide it", _numbers(plan.possible_gpus)),
     ]
     summary = Table.grid(padding=(0, 2))
@@ -29,6 +40,7 @@ def render(plan: Plan) -> RenderableType:
         summary,
         _stages(plan),
         Text("batch/GPU: samples of a forward pass x passes in a step", style="dim"),
+        *_costs(plan),
         _corpora(plan),
         Text("read: without each sample's own <CLS> and <SEP>; times: held-out text left out", style="dim"),
         *_shortfalls(plan),
@@ -71,6 +83,162 @@ def _stages(plan: Plan) -> Table:
     table.add_section()
     table.add_row("all", "", f"{plan.steps:,}", _short(plan.samples), _short(plan.tokens), style="bold")
     return table
+
+
+def _costs(plan: Plan) -> list[RenderableType]:
+    """Return operations, memory and time of the stages, and what the run takes in all."""
+    if plan.run is None:
+        return [Text("no memory and no time: they need the size of the vocabulary", style="yellow")]
+    return [_operations(plan), *_memory(plan), *_run(plan)]
+
+
+def _operations(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", justify="right")
+    for heading in ("GFLOPs/token", "body", "attention", "head"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in (f"time at {plan.mfu:.0%} MFU", "range"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage in plan.stages:
+        if stage.cost is None:
+            continue
+        flops = stage.cost.flops_per_token
+        table.add_row(
+            str(stage.stage + 1),
+            f"{flops.total / 1e9:.3g}",
+            *(f"{part / flops.total:.1%}" for part in (flops.body, flops.attention, flops.head)),
+            *_time_cells(stage.cost.time),
+        )
+    return table
+
+
+def _time_cells(taken: Times | None) -> tuple[str, str]:
+    if taken is None:
+        return "", ""
+    return duration(taken.expected), f"{duration(taken.shortest)} - {duration(taken.longest)}"
+
+
+def _memory(plan: Plan) -> list[RenderableType]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in (
+        "stage",
+        "recompute",
+        "weights",
+        "gradients",
+        "optimizer",
+        "kept",
+        "again",
+        "logits",
+        "GiB/GPU",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    usable = plan.hardware.usable_memory
+    for stage in plan.stages:
+        if stage.cost is None:
+            continue
+        memory = stage.cost.memory
+        parts = (
+            memory.weights,
+            memory.gradients,
+            memory.optimizer,
+            memory.activations,
+            memory.recomputation,
+            memory.logits,
+        )
+        table.add_row(
+            str(stage.stage + 1),
+            stage.recompute,
+            *(_gib(part) for part in parts),
+            _gib(memory.total),
+            style="bold red" if usable is not None and memory.total > usable else None,
+        )
+    backend = {"local": "local (holds s x s scores)", "flash": "flash (derived, not measured)"}[
+        plan.attention_backend
+    ]
+    of = "" if usable is None else f"; {usable / GIB:.1f} GiB of {plan.hardware.name} can be used"
+    note = f"memory: attention {backend}; kept: activations for backward; again: recomputed at a time{of}"
+    return [table, Text(note, style="dim")]
+
+
+def _run(plan: Plan) -> list[RenderableType]:
+    run = plan.run
+    assert run is not None
+    grid = Table.grid(padding=(0, 2))
+    if run.time is not None:
+        hardware = plan.hardware
+        line = (
+            f"{duration(run.time.expected)} ({duration(run.time.shortest)} to {duration(run.time.longest)})"
+        )
+        grid.add_row(
+            Text("time", style="dim"),
+            Text(
+                f"{line} at {plan.mfu:.0%} MFU of {hardware.peak_tflops:,.0f} TFLOP/s: assumed, not measured"
+            ),
+        )
+        if run.node_hours is not None:
+            price = "" if run.price is None else f" = {run.price:,.0f} {hardware.price_unit or ''}"
+            grid.add_row(
+                Text("node-hours", style="dim"), Text(f"{run.node_hours:,.0f} on {plan.nodes} nodes{price}")
+            )
+        if run.jobs is not None and hardware.walltime is not None:
+            grid.add_row(
+                Text("jobs", style="dim"),
+                Text(f"{run.jobs} of {duration(hardware.walltime)}, one after the other"),
+            )
+    grid.add_row(
+        Text("checkpoints", style="dim"),
+        Text(f"{_bytes(run.checkpoint)} each, {_bytes(run.checkpoints)} at most at a time"),
+    )
+    return [grid]
+
+
+def render_what_if(rows: Sequence[Row]) -> RenderableType:
+    """Return the table of several numbers of nodes."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("nodes", "GPUs", "batch/GPU by stage", "GiB/GPU", "time", "range", "node-hours", "price"):
+        table.add_column(heading, justify="right")
+    notes: list[RenderableType] = []
+    for row in rows:
+        plan = row.plan
+        if row.refusal is not None:
+            notes.append(Text(f"{row.nodes} nodes: {row.refusal}", style="yellow"))
+        if plan is None or plan.run is None:
+            table.add_row(str(row.nodes), str(row.gpus), "cannot run" if row.refusal else "", *[""] * 5)
+            continue
+        memory = max(stage.cost.memory.total for stage in plan.stages if stage.cost is not None)
+        batches = ", ".join(f"{stage.micro_batch_size} x {stage.num_microbatches}" for stage in plan.stages)
+        price = "" if plan.run.price is None else f"{plan.run.price:,.0f} {plan.hardware.price_unit or ''}"
+        hours = "" if plan.run.node_hours is None else f"{plan.run.node_hours:,.0f}"
+        table.add_row(
+            str(row.nodes),
+            str(row.gpus),
+            batches,
+            _gib(memory),
+            *_time_cells(plan.run.time),
+            hours,
+            price,
+            style="red" if row.refusal else None,
+        )
+    if all(row.plan is None or row.plan.run is None or row.plan.run.price is None for row in rows):
+        table.columns.pop()
+    return Group(table, *notes)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units: 3d04h, 4h05m, 12m30s."""
+    whole = round(seconds)
+    for size, large, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{large}{whole % size // part:02d}{small}"
+    return f"{whole}s"
 
 
 def _corpora(plan: Plan) -> Table:

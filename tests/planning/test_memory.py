@@ -91,7 +91,12 @@ ONE_PROCESS = [
     (512, "precision=bf16", "model.num_query_groups=1", "model.hidden_size=128", "model.ffn_hidden_size=320"),
     (256, "precision=fp32", "model.num_query_groups=4"),
     (256, "precision=bf16", "model.hidden_dropout=0.0", "model.attention_dropout=0.0"),
-    (128, "precision=bf16", "model.share_embeddings_and_output_weights=false", "objective.masking_probability=0.4"),
+    (
+        128,
+        "precision=bf16",
+        "model.share_embeddings_and_output_weights=false",
+        "objective.masking_probability=0.4",
+    ),
     (64, "precision=bf16", "kernels.bias_activation_fusion=true"),
 ]
 TWO_PROCESSES = [(256, "precision=bf16"), (128, "precision=fp32", "model.attention_dropout=0.0")]
