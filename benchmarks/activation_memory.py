@@ -9,7 +9,9 @@ bytes of all layers at the stage's largest micro-batch. Takes a few minutes.
 
 from __future__ import annotations
 
+import gc
 import platform
+import weakref
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -70,25 +72,36 @@ class _Holder:
         self.encoder = encoder
 
 
+class Kept:
+    """A tensor that autograd saved; it lives as long as the graph that needs it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(encoder: torch.nn.Module, stage: Stage, hidden_size: int) -> int:
-    """Return the bytes one forward pass of one sample keeps, every storage counted once."""
+    """Return the bytes one forward pass of one sample keeps, every storage counted once.
+
+    Counted at the end, by what is alive then: under full recomputation megatron-core runs dropout with gradients
+    switched on all the same, and what that saves is let go with the layer.
+    """
     set_recompute(_Holder(encoder), stage)
     parameters = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-    # Held, so that no address is used for two of them.
-    kept: dict[int, torch.UntypedStorage] = {}
+    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
 
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage
-        return tensor
+    def keep(tensor: torch.Tensor) -> Kept:
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
 
     hidden_states = torch.randn(stage.seq_length, 1, hidden_size, dtype=torch.bfloat16, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        # The output holds the graph, and with it every saved tensor, until the bytes are added up.
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
         output = encoder(hidden_states=hidden_states, attention_mask=None)
+    gc.collect()
+    storages = (kept.tensor.untyped_storage() for kept in alive)
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     assert output.requires_grad
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(size for address, size in sizes.items() if address not in parameters)
 
 
 def page(rows: list[str]) -> str:

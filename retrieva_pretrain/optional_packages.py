@@ -1,4 +1,4 @@
-"""NVIDIA's packages that a run may use where they are installed. No torch: asked before anything heavy is loaded."""
+"""Packages that a run may use where they are installed. No torch: asked before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def refuse_missing_packages(recipe: Recipe) -> None:
                 f"{field}: needs {package}, which is not installed here. NVIDIA's NGC PyTorch container has it;"
                 " without it leave the field out."
             )
+    if recipe.logging.wandb_project is not None and not _has("wandb"):
+        raise RecipeError(
+            "logging.wandb_project: needs wandb, which is not installed here. Install it: pip install"
+            " 'retrieva-pretrain[wandb]', or leave the field out."
+        )
     if _has("apex") and not _has(_MODULES["Apex"]):
         raise RecipeError(
             "the package `apex` that is installed here is not NVIDIA's, and megatron-core would take it for that one."

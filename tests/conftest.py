@@ -25,7 +25,7 @@ from data_prep.manifest import (
     TokenizerRecord,
 )
 from data_prep.tokenizer import Tokenizer
-from retrieva_pretrain.launch.torchrun import free_port
+from retrieva_pretrain.launch.torchrun import ON_THIS_MACHINE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -177,7 +177,7 @@ def run_python(tmp_path: Path) -> RunPython:
         launcher: list[str] = []
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-            launcher += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+            launcher += ON_THIS_MACHINE
         done = subprocess.run(
             [sys.executable, *launcher, str(file), *arguments],
             capture_output=True,

@@ -18,8 +18,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.durations import parse_duration
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.recipe.fields import PlainText, PositiveFloat, PositiveInt, Section, refuse
 from retrieva_pretrain.recipe.loading import load_yaml
-from retrieva_pretrain.recipe.sections import PlainText, PositiveFloat, PositiveInt, Section, refuse
 from retrieva_pretrain.redaction import SECRET
 
 SchedulerName = Literal["local", "slurm", "grid_engine"]

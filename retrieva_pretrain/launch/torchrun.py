@@ -11,6 +11,13 @@ from pathlib import Path
 
 import psutil
 
+ON_THIS_MACHINE = ("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
+"""Arguments of torchrun for processes of one machine alone.
+
+torchrun itself listens on a free port and tells its processes: a port that is looked for beforehand can be another's by
+the time that torch is loaded.
+"""
+
 
 def torchrun_command(recipe: Path, overrides: Sequence[str] = (), *, processes: int) -> list[str]:
     """Return the command that trains a recipe with so many processes on this machine."""
@@ -19,8 +26,7 @@ def torchrun_command(recipe: Path, overrides: Sequence[str] = (), *, processes: 
         "-m",
         "torch.distributed.run",
         f"--nproc-per-node={processes}",
-        "--master-addr=127.0.0.1",
-        f"--master-port={free_port()}",
+        *ON_THIS_MACHINE,
         "-m",
         "retrieva_pretrain",
         "train",

@@ -59,7 +59,7 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "embedding_init_method": _leave_alone,
         # Megatron's Adam keeps fp32 master weights; attention scores are normalised in fp32.
         "attention_softmax_in_fp32": True,
-        # The fused kernels need Apex or a GPU, and none has been run with this model yet: off unless asked for.
+        # Off unless asked for: the last two need Apex and a GPU and have not been run with this model.
         "bias_activation_fusion": recipe.kernels.bias_activation_fusion,
         "bias_dropout_fusion": recipe.kernels.bias_dropout_fusion,
         "masked_softmax_fusion": recipe.kernels.masked_softmax_fusion,
@@ -122,3 +122,13 @@ def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataPar
     model.config.finalize_model_grads_func = finalize_model_grads
     model.config.no_sync_func = wrapped.no_sync
     return wrapped
+
+
+def gather_weights(model: DistributedDataParallel) -> None:
+    """Bring all weights of this process up to date, before anything but a training step reads them.
+
+    With `overlap_param_gather` each one is gathered only when the next forward pass comes to it; until then a
+    checkpoint would hold the weights of the step before.
+    """
+    if model.ddp_config.overlap_param_gather:
+        model.start_param_sync(force_sync=True)

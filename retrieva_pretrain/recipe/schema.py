@@ -7,24 +7,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from retrieva_pretrain.recipe.sections import (
+from retrieva_pretrain.recipe.execution import (
     CheckpointConfig,
-    Corpus,
-    DataConfig,
     EvaluationConfig,
     FaultsConfig,
     KernelsConfig,
     LoggingConfig,
+    ParallelismConfig,
+)
+from retrieva_pretrain.recipe.fields import PlainText, PositiveInt, Section, refuse
+from retrieva_pretrain.recipe.sections import (
+    Corpus,
+    DataConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    ParallelismConfig,
-    PlainText,
-    PositiveInt,
-    Section,
     Stage,
     TokenizerConfig,
-    refuse,
 )
 
 __all__ = [

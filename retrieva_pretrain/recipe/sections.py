@@ -1,4 +1,4 @@
-"""The sections of a recipe.
+"""The sections of a recipe that say what is learnt: the model, its data, objective, optimizer and curriculum.
 
 Names are Megatron's own for Megatron's own things. Rules that join fields of one section stand beside the
 fields, those that join sections in `schema.py`; what depends on the number of processes is in `layout.py`.
@@ -11,55 +11,21 @@ from __future__ import annotations
 
 import math
 import os
-import unicodedata
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
+from pydantic import Field, field_validator, model_validator
+
+from retrieva_pretrain.recipe.fields import (
+    MaskingRate,
+    PlainText,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Share,
+    TokenBudget,
+    refuse,
 )
-
-
-def _plain_text(text: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise ValueError("contains a control character; write plain text")
-    return text
-
-
-def _whole(value: object) -> object:
-    """Return 40e9 as the whole number it is: nobody writes ten zeros without a slip."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-# Megatron counts in 32 bits in places, and no run comes near.
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-MaskingRate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-TokenBudget = Annotated[int, Field(gt=0, lt=2**62), BeforeValidator(_whole)]
-PlainText = Annotated[str, Field(min_length=1), AfterValidator(_plain_text)]
-
-
-class Section(BaseModel):
-    """A mapping of a recipe: unknown keys are refused and values are not converted between kinds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-S = TypeVar("S", bound=Section)
-
-
-def refuse(section: S, problems: list[str]) -> S:
-    """Return the section, or raise ValueError where there are problems, a line `field: what is wrong` each."""
-    if problems:
-        raise ValueError("\n".join(problems))
-    return section
 
 
 class ModelConfig(Section):
@@ -322,132 +288,3 @@ class Stage(Section):
                 "recompute_num_layers: goes with recompute_granularity full; set that, or leave it out"
             )
         return refuse(self, problems)
-
-
-class KernelsConfig(Section):
-    """Which implementation computes what. All of it was run with `local` and without fusions only."""
-
-    transformer_impl: Literal["local", "transformer_engine"] = Field(
-        default="local",
-        description="megatron-core's own layers, or Transformer Engine's where it is installed.",
-    )
-    attention_backend: Literal["auto", "flash", "fused", "unfused"] = Field(
-        default="auto",
-        description="Transformer Engine: which attention it uses; auto leaves the choice to it.",
-    )
-    bias_activation_fusion: bool = Field(default=False, description="One kernel for SwiGLU and its bias.")
-    bias_dropout_fusion: bool = Field(
-        default=False, description="One kernel for bias, dropout and the residual sum."
-    )
-    masked_softmax_fusion: bool = Field(
-        default=False, description="Apex's kernel for the softmax of the local attention."
-    )
-    gradient_accumulation_fusion: bool = Field(
-        default=False, description="Apex's kernel that adds gradients of weights up as it computes them."
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> KernelsConfig:
-        problems = []
-        if self.transformer_impl == "local" and self.attention_backend != "auto":
-            problems.append(
-                f"attention_backend: {self.attention_backend} is Transformer Engine's; set transformer_impl to"
-                " transformer_engine, or leave it out"
-            )
-        return refuse(self, problems)
-
-
-class ParallelismConfig(Section):
-    """How the model is divided over processes; one for the whole run, but a restart may change it."""
-
-    tensor_model_parallel_size: PositiveInt = Field(default=1, description="Processes that share each layer.")
-    pipeline_model_parallel_size: PositiveInt = Field(
-        default=1, description="Processes that share the stack."
-    )
-    sequence_parallel: bool = Field(
-        default=False,
-        description="Whether norms and dropout divide the sequence over the processes that share each layer.",
-    )
-    overlap_grad_reduce: bool = Field(
-        default=False, description="Whether gradients are reduced while others are still computed."
-    )
-    overlap_param_gather: bool = Field(
-        default=False,
-        description="Whether updated weights are gathered while the next step begins; needs the distributed"
-        " optimizer and overlap_grad_reduce.",
-    )
-    use_distributed_optimizer: bool = Field(
-        default=True, description="Whether optimizer states are divided over data-parallel processes."
-    )
-
-    @model_validator(mode="after")
-    def _overlaps(self) -> ParallelismConfig:
-        problems = []
-        if self.overlap_param_gather and not (self.use_distributed_optimizer and self.overlap_grad_reduce):
-            problems.append(
-                "overlap_param_gather: needs use_distributed_optimizer and overlap_grad_reduce; set them, or leave it out"
-            )
-        return refuse(self, problems)
-
-
-class CheckpointConfig(Section):
-    """When checkpoints are written."""
-
-    save_interval: PositiveInt = Field(default=1000, description="Steps between checkpoints.")
-    keep: PositiveInt = Field(
-        default=5, description="Newest checkpoints that are kept; the last one of each stage is kept as well."
-    )
-    async_save: bool = Field(
-        default=True,
-        description="Whether checkpoints are written beside the training; false holds it until they are whole.",
-    )
-
-
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
-
-
-class FaultsConfig(Section):
-    """What is done about steps that would do harm, and about processes that hang."""
-
-    max_grad_norm_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = Field(
-        default=None,
-        description="A step is skipped where its gradient norm is more than so many times the median of the last"
-        " grad_norm_window steps. Steps that are not finite are always skipped.",
-    )
-    grad_norm_window: Annotated[int, Field(ge=2, le=10_000)] = Field(
-        default=128, description="Steps of that median; before there are so many, nothing is compared."
-    )
-    max_consecutive_skips: PositiveInt = Field(
-        default=10, description="The run ends after so many skipped steps in a row."
-    )
-    step_timeout: Seconds = Field(
-        default=600.0, description="Seconds without progress within a step after which a process ends itself."
-    )
-    pause_timeout: Seconds = Field(
-        default=1800.0, description="The same for the start, evaluations and checkpoints."
-    )
-
-
-class EvaluationConfig(Section):
-    """When held-out text is scored."""
-
-    eval_interval: PositiveInt = Field(default=1000, description="Steps between evaluations.")
-    samples_per_corpus: PositiveInt = Field(
-        default=256, description="Held-out samples of each corpus, at most."
-    )
-    masking_probability: MaskingRate = Field(
-        default=0.15,
-        description="Masking rate of held-out text, whatever the training's: only then do runs compare.",
-    )
-
-
-class LoggingConfig(Section):
-    """What the run says of itself."""
-
-    log_interval: PositiveInt = Field(default=1, description="Steps between lines on the terminal.")
-    tensorboard: bool = Field(default=True, description="Whether TensorBoard files are written.")
-    peak_tflops_per_gpu: PositiveFloat | None = Field(
-        default=None,
-        description="Dense BF16 peak of the device, against which MFU is told; by default from its name where that"
-        " is known, and no MFU where it is not.",
-    )

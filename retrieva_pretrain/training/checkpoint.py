@@ -25,7 +25,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from retrieva_pretrain.errors import CheckpointError
-from retrieva_pretrain.recipe.sections import CheckpointConfig
+from retrieva_pretrain.recipe.execution import CheckpointConfig
 from retrieva_pretrain.training import distributed
 from retrieva_pretrain.training.checkpoint_files import write_description
 from retrieva_pretrain.training.distributed import Ranks

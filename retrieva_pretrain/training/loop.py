@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.errors import SkippedStepsError
+from retrieva_pretrain.model.build import gather_weights
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.metrics import MetricsLog
@@ -114,6 +115,7 @@ class Loop:
     def _evaluate(self, step: int) -> None:
         """Score the held-out text at the length of the stage just trained, and at the longest one."""
         self.watchdog.enter("evaluation", step)
+        gather_weights(self.stepper.model)
         position = self.curriculum.at(max(step - 1, 0))
         longest = max(stage.seq_length for stage in self.recipe.curriculum)
         for seq_length in sorted({position.seq_length, longest}):
@@ -135,4 +137,5 @@ class Loop:
                 )
 
     def _save(self, step: int) -> None:
+        gather_weights(self.stepper.model)
         self.checkpointer.save(step, self.stepper.model, self.stepper.optimizer, self.stepper.state())

@@ -1,4 +1,4 @@
-"""What a run says of itself: a line an interval on the terminal, `metrics.jsonl`, TensorBoard.
+"""What a run says of itself: a line an interval on the terminal, `metrics.jsonl`, TensorBoard, Weights & Biases.
 
 Every line of `metrics.jsonl` is one JSON object with a `kind`: `start` (a process group began at `step`),
 `train` (a step), `evaluation` (held-out text of one corpus) or `checkpoint`. A run that is resumed appends;
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,21 @@ from retrieva_pretrain import platform
 from retrieva_pretrain.training.interval import Interval, TimeLeft, Work, line
 from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import StepResult
+from retrieva_pretrain.training.weights_and_biases import WeightsAndBiases
 
 
 class MetricsLog:
     """Writes the metrics of a run; one process of the run owns it."""
 
     def __init__(
-        self, folder: Path, work: Work, step: int, *, tensorboard: bool, log_interval: int = 1
+        self,
+        folder: Path,
+        work: Work,
+        step: int,
+        *,
+        tensorboard: bool,
+        log_interval: int = 1,
+        wandb: WeightsAndBiases | None = None,
     ) -> None:
         """Open the files in the run's folder, which is there; the run goes on after `step` steps."""
         self.work = work
@@ -34,6 +43,7 @@ class MetricsLog:
         _end_torn_line(path)
         self.file = path.open("a", encoding="utf-8")
         self.tensorboard = _tensorboard(folder / "tensorboard", step) if tensorboard else None
+        self.wandb = wandb
         self._is_failing = False
         self.left = TimeLeft(work)
         self.interval = Interval()
@@ -92,10 +102,7 @@ class MetricsLog:
             skipped=result.skipped,
             **curves,
         )
-        if self.tensorboard is not None:
-            for name, value in {**curves, "seq_length": position.seq_length}.items():
-                if value is not None:
-                    self.tensorboard.add_scalar(f"train/{name}", value, done)
+        self._draw(done, lambda name: f"train/{name}", {**curves, "seq_length": position.seq_length})
         # A stage's last line stands at its end: an average over two lengths would say nothing.
         ends_stage = done == self.curriculum.stage_steps(position.index)[1]
         if done % self.log_interval == 0 or ends_stage:
@@ -106,9 +113,16 @@ class MetricsLog:
     def evaluation(self, done: int, corpus: str, seq_length: int, **scores: float) -> None:
         """Record one corpus's held-out scores after `done` steps."""
         self.write("evaluation", step=done, corpus=corpus, seq_length=seq_length, **scores)
+        self._draw(done, lambda name: f"held_out_{name}/{corpus}", scores)
+
+    def _draw(self, done: int, title: Callable[[str], str], figures: dict[str, Any]) -> None:
+        """Add a point to each curve that `title` names; what is not known has none."""
+        known = {title(name): value for name, value in figures.items() if value is not None}
         if self.tensorboard is not None:
-            for name, value in scores.items():
-                self.tensorboard.add_scalar(f"held_out_{name}/{corpus}", value, done)
+            for name, value in known.items():
+                self.tensorboard.add_scalar(name, value, done)
+        if self.wandb is not None:
+            self.wandb.log(done, known)
 
     def close(self) -> None:
         """Close the files."""
@@ -116,6 +130,8 @@ class MetricsLog:
             self.file.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.close()
 
 
 def _valid(value: Any) -> Any:

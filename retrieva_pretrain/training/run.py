@@ -36,6 +36,7 @@ from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import Stepper
 from retrieva_pretrain.training.stopping import Stopped, StopRequests
 from retrieva_pretrain.training.watchdog import Watchdog
+from retrieva_pretrain.training.weights_and_biases import WeightsAndBiases
 
 
 def train(
@@ -118,6 +119,7 @@ def _train(
             step,
             tensorboard=recipe.logging.tensorboard,
             log_interval=recipe.logging.log_interval,
+            wandb=WeightsAndBiases.open(recipe, run.folder.path) if recipe.logging.wandb_project else None,
         )
         _say_start(run, stepper, resumed.checkpoint, metrics, step)
     checkpointer = Checkpointer(

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import RecipeError
+from retrieva_pretrain.recipe.fields import Section
 from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Corpus, Recipe, Stage
-from retrieva_pretrain.recipe.sections import Section
 
 SMALL = Path(__file__).resolve().parent / "small.yaml"
 TP, PP = "parallelism.tensor_model_parallel_size", "parallelism.pipeline_model_parallel_size"

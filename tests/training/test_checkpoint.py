@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrieva_pretrain.launch.torchrun import free_port, kill_tree
+from retrieva_pretrain.launch.torchrun import ON_THIS_MACHINE, kill_tree
 from retrieva_pretrain.training.checkpoint_files import find_corruption, find_damage, share_of_files
 from retrieva_pretrain.training.run_folder import RunFolder
 
@@ -133,7 +133,7 @@ def test_saves_on_a_disk_that_fills_at_any_byte_fail_on_all_processes_and_hundre
     world: World, small_disk: Path
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    command += ON_THIS_MACHINE
     command += [str(Path(__file__).with_name("save_storm.py")), str(world.recipe), str(small_disk)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from retrieva_pretrain.launch.torchrun import free_port
+from retrieva_pretrain.launch.torchrun import ON_THIS_MACHINE
 from retrieva_pretrain.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run_layouts(world: World, processes: int, tasks: Sequence[str], python: str 
     folder = world.folder / "layouts"
     folder.mkdir(exist_ok=True)
     command = [python, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    command += ON_THIS_MACHINE
     command += [str(Path(__file__).with_name("layouts.py")), str(world.recipe), str(folder), *tasks]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[:9000]
