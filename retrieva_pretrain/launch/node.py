@@ -23,7 +23,7 @@ import psutil
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.launch.rank_end import read_ends
 from retrieva_pretrain.launch.spec import JobSpec
-from retrieva_pretrain.launch.torchrun import kill_tree
+from retrieva_pretrain.launch.torchrun import ON_THIS_MACHINE, kill_tree
 
 LOGS_VARIABLE = "RETRIEVA_RANK_LOGS"
 LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -45,15 +45,17 @@ class Meeting:
 
 def torchrun_of_node(spec: JobSpec, meeting: Meeting, node_rank: int) -> list[str]:
     """Return the torchrun command of one node."""
+    if spec.nodes == 1:
+        meeting_place: tuple[str, ...] = ON_THIS_MACHINE
+    else:
+        address = (f"--master-addr={meeting.address}", f"--master-port={meeting.port}")
+        meeting_place = (f"--nnodes={spec.nodes}", f"--node-rank={node_rank}", *address)
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        f"--nnodes={spec.nodes}",
-        f"--node-rank={node_rank}",
         f"--nproc-per-node={spec.processes_per_node}",
-        f"--master-addr={meeting.address}",
-        f"--master-port={meeting.port}",
+        *meeting_place,
         # A restart by torchrun would also restart what has left on purpose; the supervisor tells them apart.
         "--max-restarts=0",
         str(spec.program),

@@ -8,6 +8,7 @@ may be the machine's fault, and is tried again until the cap.
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.outcome import read_outcome
 
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+_EXIT = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 _KERNEL_OUT_OF_MEMORY = re.compile(r"(?i)oom[-_ ]kill|out[-_ ]of[-_ ]memory handler")
 
 
@@ -58,7 +60,8 @@ def judge(files: RunFiles, number: int, exit_codes: Iterable[int], *, told_to_le
         # Its watchdog has ended it without an exception; others, if any, have failed because of that.
         return Ending("failed", f"hung: {said.get('message')}")
     if failure is not None:
-        return _of_rank(failure)
+        # One that has lost its peer says so; the peer that was killed says nothing.
+        return (failure.kind == "error" and _of_killed(logs)) or _of_rank(failure)
     if said.get("reason") == "failed":
         return Ending("failed", str(said.get("message")))
     ending = _of_no_words(logs, codes, told_to_leave=told_to_leave)
@@ -69,10 +72,14 @@ def judge(files: RunFiles, number: int, exit_codes: Iterable[int], *, told_to_le
 
 def failure_report(files: RunFiles, number: int, rank: int | None) -> str:
     """Return what the rank that failed first has said, its traceback at the end; nothing where it said nothing."""
+    if rank is None:
+        return ""
     logs = files.attempt_logs(number)
     failure = next((end for end in read_ends(logs) if end.rank == rank and end.failed), None)
     if failure is None:
-        return ""
+        last = "".join(logged_tail(rank_log(logs, rank)).splitlines(keepends=True)[-10:])
+        head = f"rank {rank} failed first, in attempt {number}, and could not say why; its log ends with:"
+        return f"{head}\n{last}".rstrip()
     said = failure.message if failure.kind in ("refused", "held") else failure.traceback
     return (
         f"rank {failure.rank} failed first, in attempt {number} ({rank_log(logs, failure.rank)}):\n"
@@ -94,26 +101,44 @@ def _of_rank(failure: RankEnd) -> Ending:
     return Ending("failed", reason, failure.rank)
 
 
+def _of_killed(logs: Path) -> Ending | None:
+    """Return the end of an attempt of which a rank was killed, or None where none was, as far as torchrun knows."""
+    texts = _around(logs)
+    if any(map(_KERNEL_OUT_OF_MEMORY.search, texts)):
+        return Ending("stopped", "the node's memory did not suffice: the kernel has killed a process")
+    spoken = {end.rank for end in read_ends(logs)}
+    for rank, code in (map(int, found) for text in texts for found in _EXIT.findall(text)):
+        # With SIGTERM torchrun ends those that are left.
+        if code < 0 and code != -signal.SIGTERM and rank not in spoken:
+            hint = (
+                "; where nobody else did it, the kernel, for want of memory"
+                if code == -signal.SIGKILL
+                else ""
+            )
+            return Ending("failed", f"rank {rank} was killed by signal {-code}{hint}", rank)
+    return None
+
+
 def _of_no_words(logs: Path, codes: list[int], *, told_to_leave: bool) -> Ending:
     """Judge what no rank has told: by what torchrun and the scheduler's starter have printed."""
     if told_to_leave:
         return Ending("left", "was told to leave, and was gone before it could save")
-    texts = [logged_tail(path) for path in [*sorted(logs.glob("node_*.log")), logs / "start.log"]]
-    rank, code = None, None
-    for text in texts:
-        if found := _ROOT_CAUSE.search(text):
-            rank, code = int(found[1]), int(found[2])
-            break
-    if code == REQUEUE:
-        return Ending("left", "left before its time was up", rank)
-    if any(map(_KERNEL_OUT_OF_MEMORY.search, texts)):
-        return Ending("stopped", "the node's memory did not suffice: the kernel has killed a process", rank)
-    if rank is not None and code is not None:
+    if (killed := _of_killed(logs)) is not None:
+        return killed
+    texts = _around(logs)
+    for found in filter(None, map(_ROOT_CAUSE.search, texts)):
+        rank, code = int(found[1]), int(found[2])
+        if code == REQUEUE:
+            return Ending("left", "left before its time was up", rank)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        hint = "; where nobody else did it, the kernel, for want of memory" if code == -9 else ""
-        return Ending("failed", f"rank {rank} {how}{hint}", rank)
+        return Ending("failed", f"rank {rank} {how}", rank)
     last = next(
         (line for text in reversed(texts) for line in reversed(text.splitlines()) if line.strip()), ""
     )
     shown = f": {last.strip()[:300]}" if last else ""
     return Ending("failed", f"training could not be started, or was killed (exit codes {codes}){shown}")
+
+
+def _around(logs: Path) -> list[str]:
+    """Return what torchrun of every node has printed, and then the scheduler's starter."""
+    return [logged_tail(path) for path in [*sorted(logs.glob("node_*.log")), logs / "start.log"]]

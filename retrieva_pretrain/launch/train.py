@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +80,21 @@ def launch_run(
         for path, text in scripts.files.items():
             write_whole(path, text.encode())
         submitted: list[str] = []
-        for _ in range(jobs):
-            submitted.append(_submit(scripts, after=submitted[-1:]))
+        try:
+            for _ in range(jobs):
+                submitted.append(_submit(scripts, after=submitted[-1:]))
+        except LaunchError:
+            if not submitted:
+                _take_back(scripts)
+            raise
     return Launched(run, submitted[0], _told(scripts, submitted))
+
+
+def _take_back(scripts: TrainScripts) -> None:
+    """Remove what a submission has written that the scheduler has refused."""
+    shutil.rmtree(scripts.code, ignore_errors=True)
+    for path in scripts.files:
+        path.unlink(missing_ok=True)
 
 
 def _submit(scripts: TrainScripts, *, after: list[str]) -> str:

@@ -18,7 +18,7 @@ from retrieva_pretrain.launch.attempts import (
     preemptions,
     read_history,
 )
-from retrieva_pretrain.launch.outcome import judge
+from retrieva_pretrain.launch.outcome import failure_report, judge
 from retrieva_pretrain.launch.rank_end import describe_end, write_end
 from retrieva_pretrain.launch.records import append_record
 from retrieva_pretrain.launch.run_files import RunFiles
@@ -173,6 +173,14 @@ def test_what_torchrun_and_the_kernel_say_is_read_where_no_rank_could_speak(tmp_
     found = judge(files, 1, [1], told_to_leave=False)
     assert (found.outcome, found.rank) == ("failed", 3)
     assert "rank 3 was killed by signal 9" in found.reason
+    # The other rank has lost its peer, and says no more than that.
+    logs = files.attempt_logs(1)
+    write_end(logs, describe_end(0, RuntimeError("Connection reset by peer")))
+    assert judge(files, 1, [1], told_to_leave=False) == found
+    (logs / "rank_00003.log").write_text("its last line\n")
+    report = failure_report(files, 1, found.rank)
+    assert report.startswith("rank 3 failed first")
+    assert report.endswith("its last line")
     (files.attempt_logs(1) / "start.log").write_text(
         "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0\n"
     )

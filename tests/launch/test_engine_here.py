@@ -66,7 +66,7 @@ def test_losses_that_are_not_finite_end_the_run_at_once_and_say_so(recipe: Calla
 def test_a_killed_rank_is_started_again_from_the_last_checkpoint_in_the_same_job(
     recipe: Callable[..., Recipe], wait_until: Callable[..., None]
 ) -> None:
-    launched = launch_run(recipe("curriculum.0.train_iters=400"), load_profile("local", TWO))
+    launched = launch_run(recipe("curriculum.0.train_iters=200"), load_profile("local", TWO))
     run, pid = launched.run, int(str(launched.job_id).split(":")[1])
     wait_until("a checkpoint", lambda: run.newest_step() >= 20, 180)
     ranks = [p for p in psutil.Process(pid).children(recursive=True) if p.environ().get("RANK") == "1"]
@@ -75,9 +75,8 @@ def test_a_killed_rank_is_started_again_from_the_last_checkpoint_in_the_same_job
     first, second = read_history(run.attempts).attempts
     assert first.end is not None
     assert second.end is not None
-    assert (first.end.outcome, second.end.outcome, second.end.step) == ("failed", "done", 400)
+    assert (first.end.outcome, second.end.outcome, second.end.step) == ("failed", "done", 200)
     assert second.start.step >= 20
-    # Whichever end the launcher learnt of: the killed rank's by torchrun, or the other one's that lost it.
-    assert "rank" in first.end.reason
-    if first.end.rank == 0:
-        assert last_words(run, attempt=1).startswith("rank 0 failed first")
+    # The other rank speaks of a lost connection; the one that was killed is the cause.
+    assert first.end.reason.startswith("rank 1 was killed by signal 9")
+    assert last_words(run, attempt=1).startswith("rank 1 failed first, in attempt 1, and could not say why")

@@ -142,7 +142,7 @@ def test_the_demo_goes_through_time_limits_to_the_losses_of_an_undisturbed_run(
             demo.start("logs", f"demo/runs/{name}", "--follow"),
         ]
         try:
-            assert watching[0].wait(900) == watching[1].wait(60) == 0, told(run)
+            assert watching[0].wait(1800) == watching[1].wait(60) == 0, told(run)
         finally:
             for process in watching:
                 process.kill()

@@ -227,6 +227,7 @@ def test_a_job_that_waits_is_shown_with_its_reason_and_leaves_the_queue_when_can
         launch_run(small_recipe(), profile_of("slurm", "walltime=24:00:01"))
     with pytest.raises(LaunchError, match="invalid partition specified"):
         launch_run(small_recipe(), profile_of("slurm", "partition=nowhere"))
+    assert not list(RunFiles(Path(small_recipe().runs_dir) / "small").jobs.glob("001-*"))
     launched = launch_run(small_recipe(), profile_of("slurm", "extra_directives=[--hold]"))
     status = run_status(launched.run)
     assert status.state == "waiting"
