@@ -71,12 +71,7 @@ def count_activations(
 ) -> Activations:
     """Count the activations of one sample of stage `index`."""
     model = recipe.model
-    s, h, f, a = (
-        recipe.curriculum[index].seq_length,
-        model.hidden_size,
-        model.ffn_hidden_size,
-        model.num_attention_heads,
-    )
+    s, h, f = recipe.curriculum[index].seq_length, model.hidden_size, model.ffn_hidden_size
     kv = model.num_query_groups * model.kv_channels
     e = 2 if recipe.precision == "bf16" else 4
     tensor = recipe.parallelism.tensor_model_parallel_size
@@ -102,11 +97,9 @@ def _attention(recipe: Recipe, s: int, backend: AttentionBackend, e: int) -> flo
     a = model.num_attention_heads
     if backend == "flash":
         return 4 * a * s
-    if model.attention_dropout:
-        scores = (4 + 2 * e) * a * s * s
-    else:
-        # In fp32 the softmax's output is what is multiplied with the values; in bf16 there is a copy.
-        scores = (4 + (e if e < 4 else 0)) * a * s * s
+    # Without dropout, fp32: the softmax's output is what is multiplied with the values; in bf16 there is a copy.
+    copies = 2 * e if model.attention_dropout else e if e < 4 else 0
+    scores = (4 + copies) * a * s * s
     repeated = 2 * e * s * model.hidden_size if model.num_query_groups < a else 0
     return scores + repeated
 

@@ -124,8 +124,8 @@ def _memory(plan: Plan) -> list[RenderableType]:
         "stage",
         "recompute",
         "weights",
-        "gradients",
-        "optimizer",
+        "grads",
+        "optim",
         "kept",
         "again",
         "logits",
@@ -176,9 +176,11 @@ def _run(plan: Plan) -> list[RenderableType]:
             ),
         )
         if run.node_hours is not None:
+            unit = "node" if plan.nodes == 1 else "nodes"
             price = "" if run.price is None else f" = {run.price:,.0f} {hardware.price_unit or ''}"
             grid.add_row(
-                Text("node-hours", style="dim"), Text(f"{run.node_hours:,.0f} on {plan.nodes} nodes{price}")
+                Text("node-hours", style="dim"),
+                Text(f"{run.node_hours:,.0f} on {plan.nodes} {unit}{price}"),
             )
         if run.jobs is not None and hardware.walltime is not None:
             grid.add_row(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from retrieva_pretrain.planning.activations import count_activations, kept_by_layers
-from retrieva_pretrain.planning.memory import stage_memory
+from retrieva_pretrain.planning.activations import AttentionBackend
+from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
+from retrieva_pretrain.planning.parameters import count_parameters, rank_parameters
 from retrieva_pretrain.recipe.layout import stage_layouts
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
 REFERENCE = Path(__file__).resolve().parents[2] / "recipes" / "retrievabert-1.3b.yaml"
+VOCABULARY = 99_584
 
 # Many positions before few layers: what is counted is what the formulas name, not small change.
 MEASURE = """
@@ -122,3 +123,40 @@ def test_so_they_are_where_two_processes_share_the_layers(
         f"parallelism.sequence_parallel={sequence_parallel}",
     ]
     run_python(measure(TWO_PROCESSES, layout), processes=2)
+
+
+def planned(
+    *overrides: str, gpus: int = 8, stage: int = 3, backend: AttentionBackend = "local"
+) -> MemoryPlan:
+    recipe = load_yaml(Recipe, REFERENCE, list(overrides))
+    return stage_memory(recipe, stage, stage_layouts(recipe, gpus)[stage], VOCABULARY, backend)
+
+
+def test_the_optimizer_is_shared_out_and_the_rest_is_not() -> None:
+    parameters = count_parameters(load_yaml(Recipe, REFERENCE).model, VOCABULARY).total
+    eight, thirty_two = planned(gpus=8), planned(gpus=32)
+    assert eight.weights == thirty_two.weights == 2 * parameters
+    assert eight.gradients == 4 * parameters
+    assert eight.optimizer == -(-12 * parameters // 8)
+    assert thirty_two.optimizer == -(-12 * parameters // 32)
+    assert planned("parallelism.use_distributed_optimizer=false").optimizer == 12 * parameters
+    assert planned("precision=fp32").optimizer == 8 * parameters // 8
+
+
+def test_flash_attention_holds_no_scores_and_recomputation_keeps_less() -> None:
+    kept = {
+        kind: planned(f"curriculum.3.recompute_granularity={kind}").activations
+        for kind in ("null", "selective", "full")
+    }
+    assert kept["null"] > 5 * kept["selective"] and kept["selective"] > 10 * kept["full"]
+    flash = planned("curriculum.3.recompute_granularity=null", backend="flash").activations
+    assert kept["selective"] <= flash < 1.1 * kept["selective"]
+
+
+def test_parts_of_a_divided_model_add_up_to_it() -> None:
+    whole = count_parameters(load_yaml(Recipe, REFERENCE).model, VOCABULARY).total
+    divided = load_yaml(Recipe, REFERENCE, ["parallelism.pipeline_model_parallel_size=4"])
+    parts = [rank_parameters(divided, VOCABULARY, rank) for rank in range(4)]
+    # The last stage has the tied matrix a second time.
+    assert sum(parts) == whole + VOCABULARY * 1536
+    assert rank_parameters(load_yaml(Recipe, REFERENCE), VOCABULARY, 0) == whole
