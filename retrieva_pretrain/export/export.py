@@ -17,7 +17,7 @@ from retrieva_pretrain.bundled import sample_texts
 from retrieva_pretrain.export import remote_code
 from retrieva_pretrain.export.card import model_card
 from retrieva_pretrain.export.configuration import configuration
-from retrieva_pretrain.export.own_process import in_own_process
+from retrieva_pretrain.export.own_process import own_process
 from retrieva_pretrain.export.parity import ParityReport, batches, compare
 from retrieva_pretrain.export.publish import refuse_existing, whole_directory
 from retrieva_pretrain.export.source import Source, open_source
@@ -60,10 +60,6 @@ def export(
         TokenizerParityError: the exported tokenizer gives other ids than the run's.
     """
     refuse_existing(out)
-    from retrieva_pretrain.export.exported_model import write_exported_logits
-    from retrieva_pretrain.export.trained_model import write_trained_logits
-    from retrieva_pretrain.export.weights import write_weights
-
     with status("reading the checkpoint against its checksums"):
         source = open_source(run, step, tokenizer)
     evaluated = scores.read_text(encoding="utf-8") if scores is not None else None
@@ -71,20 +67,21 @@ def export(
         fast = export_tokenizer(source.tokenizer)
         ids = refuse_other_ids(source.tokenizer, fast.fast, sample_texts())
     shape = (source.checkpoint, source.model, source.padded_vocab_size)
-    with whole_directory(out) as folder:
-        with status("converting the weights"):
-            parameters = in_own_process(write_weights, *shape, folder)
+    made = batches(source.tokenizer, fast, source.model.max_position_embeddings)
+    with whole_directory(out) as folder, tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as scratch:
         _write_files(source, fast, folder)
-        made = batches(source.tokenizer, fast, source.model.max_position_embeddings)
-        with tempfile.TemporaryDirectory(prefix="parity.", dir=folder) as scratch:
-            sides = [Path(scratch) / name for name in ("trained", "exported")]
-            for side in sides:
-                side.mkdir()
+        sides = [Path(scratch) / name for name in ("trained", "exported")]
+        for side in sides:
+            side.mkdir()
+        with own_process() as call:
+            with status("converting the weights"):
+                parameters = call("weights", "write_weights", *shape, folder)
             with status("running the trained model"):
-                in_own_process(write_trained_logits, *shape, made, sides[0])
-            with status("running the exported model"):
-                in_own_process(write_exported_logits, folder, made, sides[1])
-            parity = compare(made, *sides)
+                call("trained_model", "write_trained_logits", *shape, made, sides[0])
+        # The first process and its model are gone before the second one begins.
+        with own_process() as call, status("running the exported model"):
+            call("exported_model", "write_exported_logits", folder, made, sides[1])
+        parity = compare(made, *sides)
         (folder / PROVENANCE).write_text(
             json.dumps(_provenance(source, parity, ids), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )

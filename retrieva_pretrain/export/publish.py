@@ -46,11 +46,11 @@ def whole_directory(out: Path) -> Iterator[Path]:
         yield folder
         for path in folder.rglob("*"):
             if path.is_file():
+                path.chmod(0o666 & ~_umask())  # safetensors and mkdtemp let nobody else read
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
             else:
                 sync_directory(path)
-        # mkdtemp makes folders that nobody else may read.
         folder.chmod(0o777 & ~_umask())
         sync_directory(folder)
         refuse_existing(out)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from megatron.core import dist_checkpointing
 
 from retrieva_pretrain.export.parity import Batch
 from retrieva_pretrain.model.build import build_model
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.recipe.sections import ModelConfig
 from retrieva_pretrain.training import distributed
+from retrieva_pretrain.training.shards import load_tensors
 
 
 def write_trained_logits(
@@ -24,9 +24,7 @@ def write_trained_logits(
     try:
         built = build_model(recipe, padded_vocab_size)
         # Read the way a run reads it, not by the table of names that is being checked.
-        state = dist_checkpointing.load({"model": built.sharded_state_dict()}, str(checkpoint))
-        built.load_state_dict(state["model"])
-        del state
+        load_tensors(checkpoint, built)
         built.eval()
         with torch.inference_mode():
             for parameter in built.parameters():
