@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -64,7 +65,7 @@ def _corpora(recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Yield what is known of each corpus; its manifest need not be on this machine."""
     for corpus in recipe.data.blend:
         try:
-            manifest = Manifest.load(corpus.path)
+            manifest = Manifest.load(Path(corpus.path))
         except (DataPrepError, OSError):
             manifest = None
         yield {

@@ -20,7 +20,7 @@ def split(entry: Entry, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
         return [half.clone() for half in tensor.chunk(2)]
     if entry.kind == "qkv":
         groups, width = model.num_query_groups, model.kv_channels
-        by_group = tensor.unflatten(0, (groups, -1, width))  # [groups, queries + 2, width, ...]
+        by_group = tensor.reshape(groups, -1, width, *tensor.shape[1:])  # [groups, queries + 2, width, ...]
         queries = by_group.shape[1] - 2
         parts = by_group.split([queries, 1, 1], dim=1)
         return [part.flatten(0, 2).clone() for part in parts]
@@ -33,7 +33,9 @@ def join(entry: Entry, tensors: Sequence[Tensor], model: ModelConfig) -> Tensor:
         return torch.cat(list(tensors))
     if entry.kind == "qkv":
         groups, width = model.num_query_groups, model.kv_channels
-        return torch.cat([part.unflatten(0, (groups, -1, width)) for part in tensors], dim=1).flatten(0, 2)
+        return torch.cat(
+            [part.reshape(groups, -1, width, *part.shape[1:]) for part in tensors], dim=1
+        ).flatten(0, 2)
     return tensors[0]
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as torch_checkpoint
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.export.names import Entry
@@ -26,9 +27,9 @@ def read_tensor(checkpoint: Path, entry: Entry, model: ModelConfig, dtype: torch
     shape = (model.num_layers, *entry.shape) if entry.in_layers else entry.shape
     tensor = torch.empty(shape, dtype=dtype)
     try:
-        torch_checkpoint.load(
+        load(
             {entry.megatron: tensor},
-            storage_reader=torch_checkpoint.FileSystemReader(str(checkpoint)),
+            storage_reader=FileSystemReader(str(checkpoint)),
             no_dist=True,
         )
     except Exception as error:  # torch raises whatever it stumbles over, also wrapped

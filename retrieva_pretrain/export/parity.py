@@ -66,7 +66,8 @@ def batches(tokenizer: Tokenizer, exported: ExportedTokenizer, most: int, seed: 
     stream = np.concatenate(tokenizer.encode(sample_texts()))
     draw = np.random.default_rng(seed)
     lengths = [[5, 17, 40, 64], [128, 100], [512, 257], [most]]
-    made, start = [], 0
+    made: list[Batch] = []
+    start = 0
     for wanted in lengths:
         texts = []
         for length in sorted({min(one, most) for one in wanted}):
