@@ -75,7 +75,9 @@ def run_demo() -> None:
     picture = _draw(run / "loss_curve.png")
     console.rule("6. The model for Hugging Face's transformers, and a mask it fills")
     exported = _export(console, run)
-    console.print(f"\n{picture} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes.")
+    console.print(
+        f"\n{picture} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
+    )
     console.print(
         NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
     )

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_prep.whole_files import sha256_file
 from retrieva_pretrain import __version__
 from retrieva_pretrain.bundled import sample_texts
 from retrieva_pretrain.export import remote_code
@@ -23,6 +24,7 @@ from retrieva_pretrain.export.publish import refuse_existing, whole_directory
 from retrieva_pretrain.export.source import Source, open_source
 from retrieva_pretrain.export.tokenizer import ExportedTokenizer, export_tokenizer
 from retrieva_pretrain.export.tokenizer_parity import TokenizerReport, refuse_other_ids
+from retrieva_pretrain.training.checkpoint_files import DESCRIPTION
 
 # What an export was made of, for `retrieva import` and for people.
 PROVENANCE = "export.json"
@@ -109,7 +111,7 @@ def _provenance(source: Source, parity: ParityReport, ids: TokenizerReport) -> d
     return {
         "run": source.recipe.name if source.recipe is not None else source.run.name,
         "step": source.step,
-        "checkpoint": source.description.get("checksum"),
+        "checkpoint_sha256": sha256_file(source.checkpoint / DESCRIPTION),
         "tokenizer_sha256": source.tokenizer.sha256,
         "make_vocab_size_divisible_by": identity["tokenizer"]["make_vocab_size_divisible_by"],
         "versions": {
