@@ -22,8 +22,8 @@ def split(entry: Entry, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
         groups, width = model.num_query_groups, model.kv_channels
         by_group = tensor.reshape(groups, -1, width, *tensor.shape[1:])  # [groups, queries + 2, width, ...]
         queries = by_group.shape[1] - 2
-        parts = by_group.split([queries, 1, 1], dim=1)
-        return [part.flatten(0, 2).clone() for part in parts]
+        bounds = (slice(queries), slice(queries, queries + 1), slice(queries + 1, None))
+        return [by_group[:, part].flatten(0, 2).clone() for part in bounds]
     return [tensor.clone()]
 
 
