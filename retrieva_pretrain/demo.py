@@ -1,8 +1,8 @@
 """The main job in small, on any machine: `retrieva demo`, or `make demo`.
 
 Raw sample corpora in the five true file formats -> tokenizer -> Megatron indexed datasets -> the four-stage
-curriculum under torchrun with two processes, killed once on purpose and resumed -> a summary. Everything it
-writes lies in the folder `demo/` of the working directory.
+curriculum under torchrun with two processes, killed once on purpose and resumed -> a summary -> a directory for
+Hugging Face's transformers, and a sentence whose mask it fills. Everything it writes lies in the folder `demo/` of the working directory.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ FOLDER = Path("demo")
 _MARK = ".made-by-retrieva-demo"
 PROCESSES = 2
 VOCAB_SIZE = 4000
+PROMPT = "朝ごはんに<MASK|LLM-jp>を食べました。"
 
 # The five corpora of RetrievaBERT: source, files in the folder of raw texts, options of the source.
 CORPORA: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -72,7 +73,11 @@ def run_demo() -> None:
     console.rule("5. Summary")
     console.print(render(summarise(run)))
     picture = _draw(run / "loss_curve.png")
-    console.print(f"\n{picture} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes.")
+    console.rule("6. The model for Hugging Face's transformers, and a mask it fills")
+    exported = _export(console, run)
+    console.print(
+        f"\n{picture} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
+    )
     console.print(
         NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
     )
@@ -156,6 +161,28 @@ def _train_with_a_kill(console: Console, recipe_file: Path, recipe: Recipe, run:
             raise RetrievaError(f"training ended with exit code {process.returncode}; see its output above")
     finally:
         kill_tree(process)
+
+
+def _export(console: Console, run: Path) -> str:
+    """Export the run, fill a mask with what was exported, and say where it is or what it needs."""
+    if find_spec("transformers") is None:
+        return "An export needs transformers: pip install 'retrieva-pretrain[export]'."
+    from retrieva_pretrain.export.export import export
+    from retrieva_pretrain.export.own_process import own_process
+
+    out = FOLDER / "exported"
+    _, parity, _ = export(run, out, status=console.status)
+    console.print(
+        f"{out}: the largest logit is {parity.largest_logit:.3g}, and no logit differs from the trained model's by more"
+        f" than {parity.largest_difference:.2g}",
+        soft_wrap=True,
+    )
+    console.print(f'$ retrieva fill-mask {out} "{PROMPT}"', style="bold", soft_wrap=True, highlight=False)
+    with own_process() as call:
+        (answers,) = call("fill_mask", "fill_mask", out, PROMPT, 5)
+    for answer in answers:
+        console.print(f"  {answer.probability:7.2%}  {answer.token}", markup=False, highlight=False)
+    return f"The exported model: {out}."
 
 
 def _draw(picture: Path) -> str:

@@ -39,6 +39,9 @@ FORBIDDEN = {
     "retrieva_pretrain/launch": ENGINE
     | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "cli")},
     "retrieva_pretrain/preflight": {f"retrieva_pretrain.{p}" for p in ("training", "model", "cli", "report")},
+    "retrieva_pretrain/export": SCHEDULERS | {"retrieva_pretrain.cli"},
+    # Copied into every export, where there is nothing of this project.
+    "retrieva_pretrain/export/remote_code": {"retrieva_pretrain", "data_prep", "megatron"},
     "retrieva_pretrain/report": ENGINE
     | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "cli")},
 }
@@ -98,6 +101,9 @@ def test_only_the_platform_asks_whether_there_is_cuda() -> None:
         ["preflight", "--cluster", "tsubame4", "--nodes", "2", "--dry-run"],
         ["data", "build", "--help"],
         ["data", "index", "--help"],
+        ["export", "--help"],
+        ["import", "--help"],
+        ["fill-mask", "--help"],
     ],
 )
 def test_commands_that_promise_to_be_light_never_load_torch(arguments: list[str]) -> None:

@@ -19,6 +19,7 @@ from retrieva_pretrain.cli.data import app as data_app
 from retrieva_pretrain.cli.demo import demo
 from retrieva_pretrain.cli.job import job, node
 from retrieva_pretrain.cli.launch import launch
+from retrieva_pretrain.cli.export import export, fill_mask, import_
 from retrieva_pretrain.cli.plan import plan
 from retrieva_pretrain.cli.preflight import preflight, preflight_job, preflight_rank
 from retrieva_pretrain.cli.runs import cancel, logs, status
@@ -42,6 +43,9 @@ app.command("preflight")(preflight)
 app.command("status")(status)
 app.command("logs")(logs)
 app.command("cancel")(cancel)
+app.command("export")(export)
+app.command("fill-mask")(fill_mask)
+app.command("import")(import_)
 app.command("demo")(demo)
 app.command("job", hidden=True)(job)
 app.command("node", hidden=True)(node)
