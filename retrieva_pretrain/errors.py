@@ -20,6 +20,10 @@ class CheckpointError(RetrievaError):
     """A checkpoint that is damaged or belongs to another recipe."""
 
 
+class EvaluationError(RetrievaError):
+    """A model or data that cannot be evaluated."""
+
+
 class LaunchError(RetrievaError):
     """Jobs that cannot be submitted, or a scheduler that refuses them."""
 

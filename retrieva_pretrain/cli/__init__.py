@@ -17,6 +17,7 @@ from data_prep.errors import DataPrepError
 from retrieva_pretrain import __version__
 from retrieva_pretrain.cli.data import app as data_app
 from retrieva_pretrain.cli.demo import demo
+from retrieva_pretrain.cli.evaluate import evaluate
 from retrieva_pretrain.cli.plan import plan
 from retrieva_pretrain.cli.train import train
 from retrieva_pretrain.errors import RetrievaError
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command("plan")(plan)
 app.command("train")(train)
+app.command("evaluate")(evaluate)
 app.command("demo")(demo)
 
 _FIRST_SPEAKS_SECONDS = 10
