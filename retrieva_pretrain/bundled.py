@@ -16,3 +16,9 @@ def bundled_folder(name: str) -> Path:
 def recipes_folder() -> Path:
     """Return where the recipes lie."""
     return bundled_folder("recipes")
+
+
+def sample_texts() -> list[str]:
+    """Return the Japanese sample texts that the demo's corpus is made of."""
+    folder = _PACKAGE.parent / "data_prep" / "samples" / "ja"
+    return [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))]

@@ -18,6 +18,7 @@ from retrieva_pretrain import __version__
 from retrieva_pretrain.cli.data import app as data_app
 from retrieva_pretrain.cli.demo import demo
 from retrieva_pretrain.cli.evaluate import evaluate
+from retrieva_pretrain.cli.export import export, fill_mask, import_
 from retrieva_pretrain.cli.plan import plan
 from retrieva_pretrain.cli.train import train
 from retrieva_pretrain.errors import RetrievaError
@@ -35,6 +36,9 @@ app.add_typer(data_app, name="data")
 app.command("plan")(plan)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("export")(export)
+app.command("fill-mask")(fill_mask)
+app.command("import")(import_)
 app.command("demo")(demo)
 
 _FIRST_SPEAKS_SECONDS = 10

@@ -17,7 +17,8 @@ def evaluate(
     encoders: Annotated[
         list[str],
         typer.Argument(
-            help="Folders in Hugging Face's layout (retrieva export makes one), or names of the Hub.",
+            help="Folders in Hugging Face's layout (retrieva export makes one), names of the Hub, or runs, which are"
+            " exported first.",
             show_default=False,
             metavar="DIR...",
         ),
@@ -29,6 +30,9 @@ def evaluate(
         str,
         typer.Option("--task", help="marc-ja, jsts, jnli, jsquad, jcqa, several with commas, or all."),
     ] = "all",
+    step: Annotated[
+        int | None, typer.Option("--step", help="Of a run: the step of the checkpoint; the newest by default.")
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", help="Where results are kept; finished ones are not run again.")
     ] = Path("evaluations"),
@@ -96,7 +100,10 @@ def evaluate(
         raise EvaluationError(f"--device-batch-size: {on_device} does not divide the batch of {batch_size}")
     refuse_missing_packages()
     evaluation = Evaluation(
-        [find_encoder(encoder, trust_remote_code=trust_remote_code) for encoder in encoders],
+        [
+            find_encoder(_exported(encoder, step, output), trust_remote_code=trust_remote_code)
+            for encoder in encoders
+        ],
         [TASKS[name] for name in dict.fromkeys(names)],
         data,
         output,
@@ -131,6 +138,29 @@ def evaluate(
             f"{done.missing} grid points are being computed by another process; the same command shows them when"
             " they are done"
         )
+
+
+def _exported(encoder: str, step: int | None, output: Path) -> str:
+    """Return the encoder's folder; a run's checkpoint is exported beside the results first, once."""
+    run = Path(encoder)
+    if not (run / "checkpoints").is_dir():
+        return encoder
+    from retrieva_pretrain.training.run_folder import RunFolder
+
+    if step is None:
+        newest = RunFolder(run).newest_checkpoint()
+        if newest is None:
+            raise EvaluationError(f"{run}: has no checkpoint yet")
+        step = int(newest.name.removeprefix("step_"))
+    out = output / "exports" / f"{run.resolve().name}-step_{step:07d}"
+    if not out.exists():
+        from contextlib import nullcontext
+
+        from retrieva_pretrain.export.export import export
+
+        typer.echo(f"exporting step {step:,} of {run} to {out}", err=True)
+        export(run, out, status=lambda _: nullcontext(), step=step)
+    return str(out)
 
 
 def _numbers(option: str, text: str, kind: type[int] | type[float], least: float = 1e-12) -> list[float]:

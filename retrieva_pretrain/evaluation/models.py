@@ -67,7 +67,8 @@ def find_encoder(source: str, *, trust_remote_code: bool = False) -> Encoder:
             f"{source}: its config.json names code of its own ({foreign}), which loading it would run. Read it, and"
             " add --trust-remote-code if you trust it"
         )
-    described = _read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+    # What `retrieva export` writes; its name there is `export.export.PROVENANCE`.
+    described = _read_json(folder / "export.json") if (folder / "export.json").is_file() else {}
     return Encoder(
         folder.resolve().name,
         str(folder),

@@ -30,6 +30,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 
+from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.training.checkpoint_files import file_sum
 from retrieva_pretrain.training.gathered_state import begin_state, padding_between_buckets
 
@@ -42,6 +43,7 @@ _FORMAT = "torch_dist", 1
 # Files, and threads that write them, of one process; megatron-core's default.
 _FILES = 2
 _COMMON = "common.pt"
+_EXTRA = "_extra_state"
 
 
 def sharded_state(
@@ -71,9 +73,27 @@ def load_shards(path: Path, model: DistributedDataParallel, optimizer: MegatronO
 
 def load_weights(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
     """Load a checkpoint's weights alone; the optimizer takes them over as its master weights."""
-    state = dist_checkpointing.load({"model": sharded_weights(model)}, str(path))
-    unwrap_model(model).load_state_dict(state["model"])
+    load_tensors(path, unwrap_model(model))
     optimizer.reload_model_params()
+
+
+def load_tensors(path: Path, model: torch.nn.Module) -> None:
+    """Load a checkpoint's weights into this process's part of a model.
+
+    What layers keep beside tensors (`_extra_state`, scales of FP8) is left alone: it comes and goes with versions, and
+    an imported checkpoint has none.
+
+    Raises:
+        CheckpointError: the model has other tensors than the checkpoint.
+    """
+    described: Any = model
+    wanted = described.sharded_state_dict(metadata=dict(_SHARDING))
+    tensors = {name: value for name, value in wanted.items() if not name.endswith(_EXTRA)}
+    state = dist_checkpointing.load({"model": tensors}, str(path))
+    left = model.load_state_dict(state["model"], strict=False)
+    wrong = [name for name in (*left.missing_keys, *left.unexpected_keys) if not name.endswith(_EXTRA)]
+    if wrong:
+        raise CheckpointError(f"{path}: the model has other tensors, such as {wrong[0]}")
 
 
 @dataclass
@@ -143,7 +163,11 @@ def plan_shards(model: DistributedDataParallel, optimizer: MegatronOptimizer, fo
 
     All processes call it. Nothing is written.
     """
-    state = sharded_state(model, optimizer, is_loading=False)
+    return plan_state(sharded_state(model, optimizer, is_loading=False), folder)
+
+
+def plan_state(state: dict[str, Any], folder: Path) -> ShardWriter:
+    """Do the same for any state of megatron-core's ShardedTensors."""
     owned = _storages(state)
     # megatron-core would start a manager process for a queue that nothing is sent through here.
     filesystem_async._results_queue = queue.Queue()

@@ -1,0 +1,198 @@
+"""The fast tokenizer gives SentencePiece's ids for any text."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as FastTokenizer
+from transformers import AutoTokenizer
+
+from data_prep.corpus import CorpusConfig, TokenizerConfig
+from data_prep.samples.build import write_sample_corpora
+from data_prep.tokenizer import Tokenizer
+from data_prep.train_tokenizer import train_tokenizer
+from retrieva_pretrain.bundled import sample_texts
+from retrieva_pretrain.export.tokenizer import ExportedTokenizer, ExportedTokenizerError, export_tokenizer
+from retrieva_pretrain.export.tokenizer_parity import (
+    HOSTILE,
+    TokenizerComparison,
+    TokenizerParityError,
+    refuse_other_ids,
+)
+
+
+@pytest.fixture(scope="module")
+def demo_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A tokenizer made as the demo makes its own, in which `<` is a piece."""
+    folder = tmp_path_factory.mktemp("demo-tokenizer")
+    raw = write_sample_corpora(folder / "raw")
+    corpora = [
+        CorpusConfig(
+            name=name,
+            source=source,
+            files=[str(raw[name] / pattern)],
+            tokenizer=TokenizerConfig(model="none"),
+        )
+        for name, source, pattern in (
+            ("ja_cc", "llm_jp_cc", "*.jsonl.gz"),
+            ("the_stack", "the_stack", "data/*/*.parquet"),
+        )
+    ]
+    return train_tokenizer(corpora, folder / "demo.model", 1500)
+
+
+@pytest.fixture(scope="module", params=["demo", "without <", "llm-jp"])
+def both(request: pytest.FixtureRequest) -> tuple[Tokenizer, ExportedTokenizer]:
+    """A SentencePiece model and its export: the demo's, one that does not know `<`, and LLM-jp's."""
+    name = {"demo": "demo_tokenizer", "without <": "small_tokenizer"}.get(request.param)
+    model = request.getfixturevalue(name) if name else Tokenizer(request.getfixturevalue("llm_jp_model"))
+    return model, export_tokenizer(model)
+
+
+def test_hostile_text_gets_sentencepieces_ids(both: tuple[Tokenizer, ExportedTokenizer]) -> None:
+    model, exported = both
+    report = TokenizerComparison(model, exported.fast).compare(
+        text for text in HOSTILE if model.path.name != "small.model" or not _is_normalised_otherwise(text)
+    )
+    assert not report.differences
+    assert report.texts > 30
+
+
+def _is_normalised_otherwise(text: str) -> bool:
+    """Whether NFKC changes a text, or it holds control characters: only that tokenizer normalises at all."""
+    return bool(re.search(r"[^\x20-\x7e▁\ue000぀-ヿ一-龯\U0001f600]", text))
+
+
+def test_every_special_and_byte_piece_written_out_is_text(both: tuple[Tokenizer, ExportedTokenizer]) -> None:
+    model, exported = both
+    pieces = [model.id_to_piece(number) for number in range(300)]
+    written = [f"{before}{piece}{after}" for piece in pieces for before, after in (("", ""), ("a ", "b"), ("<", ">"))]
+    report = TokenizerComparison(model, exported.fast).compare(written)
+    assert not report.differences and not report.ties
+
+
+@given(text=st.text(alphabet="<>|sunk/MASKLLM-jp0xAC ▁abあ亜\n", max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_any_mixture_of_their_characters_gets_the_same_ids(text: str, both: tuple[Tokenizer, ExportedTokenizer]) -> None:
+    model, exported = both
+    if "<MASK|LLM-jp>" in text or (model.path.name == "small.model" and "\n" in text):
+        return
+    assert exported.fast.encode(text, add_special_tokens=False).ids == model.encode([text])[0].tolist()
+    assert exported.fast.decode(exported.fast.encode(text, add_special_tokens=False).ids) == model.decode(
+        model.encode([text])[0].tolist()
+    )
+
+
+def test_ids_are_those_of_the_model_and_names_those_of_llm_jp(both: tuple[Tokenizer, ExportedTokenizer]) -> None:
+    model, exported = both
+    assert exported.fast.get_vocab_size() == model.vocab_size
+    for name, piece in (("mask", "<MASK>"), ("pad", "<PAD>"), ("cls", "<CLS>"), ("sep", "<SEP>"), ("bos", "<s>")):
+        spelling = exported.special_tokens[f"{name}_token"]
+        assert spelling == (piece if name == "bos" else f"{piece[:-1]}|LLM-jp>")
+        assert exported.fast.token_to_id(spelling) == model.piece_id(piece) == exported.ids[f"{name}_token"]
+
+
+def test_a_mask_in_a_prompt_is_the_mask_and_nothing_is_added_round_it(
+    both: tuple[Tokenizer, ExportedTokenizer],
+) -> None:
+    model, exported = both
+    mask = model.piece_id("<MASK>")
+    ids = exported.fast.encode("あ<MASK|LLM-jp>い<MASK|LLM-jp><MASK|LLM-jp>").ids
+    assert ids[0] == model.piece_id("<CLS>") and ids[-1] == model.piece_id("<SEP>")
+    assert ids.count(mask) == 3
+    after = ids[ids.index(mask) + 1]
+    assert not exported.fast.id_to_token(after).startswith("▁")
+
+
+def test_transformers_loads_it_with_pairs_and_without_token_types_and_saves_it_again(
+    demo_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    export_tokenizer(demo_tokenizer).write(tmp_path, 77)
+    for _ in range(2):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+        cls, sep, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
+        assert (cls, sep, pad, tokenizer.mask_token_id) == (5, 6, 4, 3)
+        assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (1, 2, 0)
+        assert tokenizer.model_max_length == 77
+        encoded = tokenizer(["a", "a b c"], ["b", "c"], padding=True)
+        assert set(encoded) == {"input_ids", "attention_mask"}
+        ids = encoded["input_ids"][0]
+        assert ids[0] == cls and ids.count(sep) == 2 and ids[-1] == pad
+        text = '<s>x</s> <CLS|LLM-jp> <unk>  "'
+        assert tokenizer(text, add_special_tokens=False).input_ids == demo_tokenizer.encode([text])[0].tolist()
+        assert tokenizer("a<MASK|LLM-jp>").input_ids.count(3) == 1
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+        with pytest.raises((TypeError, UnicodeEncodeError)):
+            tokenizer("\ud800")
+        tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "special_tokens_map.json").read_text())["mask_token"] == "<MASK|LLM-jp>"
+
+
+def test_a_tokenizer_with_other_ids_is_refused(demo_tokenizer: Tokenizer) -> None:
+    exported = export_tokenizer(demo_tokenizer)
+    content = json.loads(exported.fast.to_str())
+    for entry in content["model"]["vocab"][270:500]:
+        entry[1] -= 5
+    with pytest.raises(TokenizerParityError, match="gives other ids"):
+        refuse_other_ids(demo_tokenizer, FastTokenizer.from_str(json.dumps(content)), sample_texts())
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    import sentencepiece
+
+    (tmp_path / "text").write_text("\n".join(f"text {n} of some words" for n in range(500)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "bpe"),
+        model_type="bpe",
+        vocab_size=60,
+        control_symbols=["<MASK>", "<PAD>", "<CLS>", "<SEP>"],
+        minloglevel=2,
+    )
+    with pytest.raises(ExportedTokenizerError, match="only Unigram"):
+        export_tokenizer(Tokenizer(tmp_path / "bpe.model"))
+
+
+def _real_texts(shared: Path, most: int | None) -> Iterator[str]:
+    """Yield the first texts of every real corpus."""
+    corpora = shared / "corpora"
+    for path in sorted([*corpora.glob("*.gz"), *corpora.glob("llm-jp-cc/*.gz")]):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in itertools.islice(lines, most):
+                yield json.loads(line)["text"]
+    (dump,) = (corpora / "wikipedia").glob("*.bz2")
+    with bz2.open(dump, "rt", encoding="utf-8", errors="replace") as lines:
+        yield from iter(lambda: "".join(itertools.islice(lines, 200)), "") if most is None else [
+            "".join(itertools.islice(lines, 200)) for _ in range(most)
+        ]
+
+
+def test_real_texts_get_the_same_ids(both: tuple[Tokenizer, ExportedTokenizer], shared: Path) -> None:
+    model, exported = both
+    if model.path.name == "small.model":
+        pytest.skip("it normalises text, which real tokenizers of this kind do not")
+    report = TokenizerComparison(model, exported.fast).compare(_real_texts(shared, 25))
+    assert not report.differences
+    assert report.tokens > 50_000
+
+
+@pytest.mark.slow
+def test_all_of_the_real_corpora_get_the_same_ids_ties_aside(
+    both: tuple[Tokenizer, ExportedTokenizer], shared: Path
+) -> None:
+    model, exported = both
+    if model.path.name == "small.model":
+        pytest.skip("it normalises text, which real tokenizers of this kind do not")
+    report = TokenizerComparison(model, exported.fast).compare(_real_texts(shared, None))
+    assert not report.differences
+    print(report.texts, "texts,", report.tokens, "tokens,", len(report.ties), "ties:", *report.ties, sep="\n")
+    assert len(report.ties) <= report.texts / 100
