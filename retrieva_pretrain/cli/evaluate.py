@@ -31,7 +31,8 @@ def evaluate(
         typer.Option("--task", help="marc-ja, jsts, jnli, jsquad, jcqa, several with commas, or all."),
     ] = "all",
     step: Annotated[
-        int | None, typer.Option("--step", help="Of a run: the step of the checkpoint; the newest by default.")
+        int | None,
+        typer.Option("--step", help="Of a run: the step of the checkpoint; the newest by default."),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", help="Where results are kept; finished ones are not run again.")
@@ -115,9 +116,11 @@ def evaluate(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from retrieva_pretrain.evaluation.finetune import Device, quiet
 
-    quiet(show_progress=sys.stderr.isatty())
+    quiet()
     done = run(
-        evaluation, Device(on_device, bf16, gradient_checkpointing), lambda line: typer.echo(line, err=True)
+        evaluation,
+        Device(on_device, bf16, gradient_checkpointing, progress=sys.stderr.isatty() and not as_json),
+        lambda line: typer.echo(line, err=True),
     )
     scores, tokens = evaluated_before(output)
     picture = _draw(output, scores, tokens)

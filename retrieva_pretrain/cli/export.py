@@ -29,7 +29,9 @@ def export(
             help="Markdown with scores on downstream tasks, for the model card.", show_default=False
         ),
     ] = None,
-    licence: Annotated[str, typer.Option("--license", help="Licence of the weights, for the model card.")] = "apache-2.0",
+    licence: Annotated[
+        str, typer.Option("--license", help="Licence of the weights, for the model card.")
+    ] = "apache-2.0",
 ) -> None:
     """Make of a checkpoint a directory that Hugging Face's transformers loads, and show that both compute the same.
 

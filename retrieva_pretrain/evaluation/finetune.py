@@ -22,6 +22,7 @@ from transformers import (
     AutoTokenizer,
     DataCollatorForMultipleChoice,
     DataCollatorWithPadding,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -51,6 +52,8 @@ class Device:
 
     bf16: bool = False
     gradient_checkpointing: bool = False
+    progress: bool = False
+    """Whether Trainer's own bar is shown."""
 
 
 class PreparedTask:
@@ -134,10 +137,13 @@ def fine_tune(prepared: PreparedTask, protocol: Protocol, point: GridPoint, devi
                 save_strategy="no",
                 logging_strategy="no",
                 report_to=[],
+                disable_tqdm=not device.progress,
             ),
             train_dataset=model_columns(prepared.train),
             data_collator=collator,
         )
+        # It prints figures on the standard output, which is for ours.
+        trainer.remove_callback(PrinterCallback)
         done = trainer.train()
         if not math.isfinite(done.training_loss):
             raise EvaluationError(
@@ -171,12 +177,11 @@ def _load(prepared: PreparedTask) -> torch.nn.Module:
         ) from None
 
 
-def quiet(*, show_progress: bool) -> None:
-    """Leave the terminal to our own lines, and to Trainer's bar where there is a person."""
+def quiet() -> None:
+    """Leave the terminal to our own lines: no bars of loading and converting, no advice."""
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
-    if not show_progress:
-        transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()

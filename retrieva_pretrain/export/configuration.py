@@ -74,11 +74,17 @@ def read_configuration(folder: Path) -> tuple[ModelConfig, int]:
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); give the folder of an exported model.") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); give the folder of an exported model."
+        ) from None
     if not isinstance(content, dict) or content.get("model_type") != MODEL_TYPE:
         found = content.get("model_type") if isinstance(content, dict) else None
         raise CheckpointError(f"{path}: model_type is {found!r}, and only {MODEL_TYPE!r} can be imported.")
-    missing = [name for name in (*_FIELDS.values(), "vocab_size") if name not in content and name != "tie_word_embeddings"]
+    missing = [
+        name
+        for name in (*_FIELDS.values(), "vocab_size")
+        if name not in content and name != "tie_word_embeddings"
+    ]
     if missing:
         raise CheckpointError(f"{path}: `{missing[0]}` is missing.")
     for field, value in _FIXED.items():

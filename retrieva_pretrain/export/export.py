@@ -69,7 +69,10 @@ def export(
         ids = refuse_other_ids(source.tokenizer, fast.fast, sample_texts())
     shape = (source.checkpoint, source.model, source.padded_vocab_size)
     made = batches(source.tokenizer, fast, source.model.max_position_embeddings)
-    with whole_directory(out) as folder, tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as scratch:
+    with (
+        whole_directory(out) as folder,
+        tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as scratch,
+    ):
         _write_files(source, fast, folder)
         sides = [Path(scratch) / name for name in ("trained", "exported")]
         for side in sides:
@@ -84,7 +87,8 @@ def export(
             call("exported_model", "write_exported_logits", folder, made, sides[1])
         parity = compare(made, *sides)
         (folder / PROVENANCE).write_text(
-            json.dumps(_provenance(source, parity, ids), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(_provenance(source, parity, ids), indent=2, ensure_ascii=False) + "\n",
+            encoding="utf-8",
         )
         card = model_card(source, parity, parameters, name=out.name, licence=licence, scores=evaluated)
         (folder / "README.md").write_text(card, encoding="utf-8")

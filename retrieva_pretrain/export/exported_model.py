@@ -34,9 +34,13 @@ def write_exported_logits(exported: Path, made: list[Batch], folder: Path) -> No
             attn_implementation=attention,
             output_loading_info=True,
         )
-        wrong = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in told[kind]]
+        wrong = [
+            name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in told[kind]
+        ]
         if wrong:
-            raise CheckpointError(f"the exported weights do not fit the exported code: {sorted(map(str, wrong))[:5]}")
+            raise CheckpointError(
+                f"the exported weights do not fit the exported code: {sorted(map(str, wrong))[:5]}"
+            )
         return model.eval()
 
     def logits(model: Any, batch: Batch) -> Any:
@@ -54,4 +58,6 @@ def write_exported_logits(exported: Path, made: list[Batch], folder: Path) -> No
     model.set_attn_implementation("eager")
     first, eager = np.load(folder / "0.npy"), logits(model, made[0])
     if not np.abs(first - eager).max() <= TOLERANCE * np.abs(first).max():
-        raise ParityError("the exported model differs between SDPA and eager attention. Nothing was published.")
+        raise ParityError(
+            "the exported model differs between SDPA and eager attention. Nothing was published."
+        )

@@ -54,7 +54,9 @@ def fill_mask(directory: Path, text: str, top: int) -> list[list[Answer]]:
         )
     masks = (ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
     if not masks:
-        raise RetrievaError(f"the text holds no {tokenizer.mask_token}; write one where a token is to be found.")
+        raise RetrievaError(
+            f"the text holds no {tokenizer.mask_token}; write one where a token is to be found."
+        )
     with torch.inference_mode():
         probabilities = model(input_ids=ids).logits[0, masks].softmax(-1)[:, : len(tokenizer)]
     found = probabilities.topk(min(top, probabilities.shape[1]))

@@ -55,12 +55,12 @@ def _described(entry: Entry, tensors: _Tensors, model: ModelConfig) -> ShardedTe
             for name, shape in zip(names_there(entry, layer), shapes_there(entry, model), strict=True)
         ]
         parts.append(join(entry, found, model))
-    return ShardedTensor.from_rank_offsets(entry.megatron, torch.stack(parts) if entry.in_layers else parts[0])
+    return ShardedTensor.from_rank_offsets(
+        entry.megatron, torch.stack(parts) if entry.in_layers else parts[0]
+    )
 
 
-def _refuse_other_names(
-    directory: Path, tensors: _Tensors, table: list[Entry], model: ModelConfig
-) -> None:
+def _refuse_other_names(directory: Path, tensors: _Tensors, table: list[Entry], model: ModelConfig) -> None:
     wanted = {
         name
         for entry in table
@@ -70,7 +70,9 @@ def _refuse_other_names(
     there = set(tensors.names)
     if model.share_embeddings_and_output_weights and _HEAD in there:
         if not torch.equal(tensors.get(_HEAD), tensors.get(_EMBEDDING)):
-            raise CheckpointError(f"{directory}: {_HEAD} is another matrix than the embedding it should be tied to.")
+            raise CheckpointError(
+                f"{directory}: {_HEAD} is another matrix than the embedding it should be tied to."
+            )
         there.discard(_HEAD)
     for problem, names in (("is missing", wanted - there), ("is not known", there - wanted)):
         if names:

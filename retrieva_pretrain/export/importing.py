@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.errors import DataPrepError
 from data_prep.tokenizer import Tokenizer
-from retrieva_pretrain.errors import CheckpointError, CorpusError
+from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.export.configuration import read_configuration
 from retrieva_pretrain.export.export import PROVENANCE, SENTENCEPIECE
 from retrieva_pretrain.export.own_process import own_process

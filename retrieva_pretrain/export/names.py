@@ -86,7 +86,11 @@ def _of(block: str, *projections: str) -> tuple[str, ...]:
 
 
 def _pair(
-    megatron: str, hugging_face: str | tuple[str, ...], rows: tuple[int], columns: int | None, kind: Kind = "same"
+    megatron: str,
+    hugging_face: str | tuple[str, ...],
+    rows: tuple[int],
+    columns: int | None,
+    kind: Kind = "same",
 ) -> Iterator[Entry]:
     """Yield the entries of a module's weight (a vector, for a norm) and bias; `megatron` is what stands before those."""
     there = (hugging_face,) if isinstance(hugging_face, str) else hugging_face
@@ -99,5 +103,9 @@ def _layer(
     megatron: str, hugging_face: tuple[str, ...], kind: Kind, rows: tuple[int], columns: int | None
 ) -> Iterator[Entry]:
     return _pair(
-        f"encoder.layers.{megatron}", tuple(f"bert.layers.{{}}.{name}" for name in hugging_face), rows, columns, kind
+        f"encoder.layers.{megatron}",
+        tuple(f"bert.layers.{{}}.{name}" for name in hugging_face),
+        rows,
+        columns,
+        kind,
     )

@@ -35,9 +35,8 @@ def whole_directory(out: Path) -> Iterator[Path]:
     refuse_existing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     for leftover in out.parent.glob(f".{out.name}.*.partial"):
-        with suppress(OSError):
-            with _lock(leftover):
-                shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(OSError), _lock(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     held = ExitStack()
     with suppress(OSError):  # a file system without locks

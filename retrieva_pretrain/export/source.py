@@ -127,5 +127,3 @@ def _tokenizer(run: Path, recipe: Recipe | None, given: Path | None, sha256: str
             f" {sha256}. Name the right one: --tokenizer FILE."
         )
     return opened
-
-

@@ -122,13 +122,19 @@ def export_tokenizer(tokenizer: Tokenizer) -> ExportedTokenizer:
 
 def _refuse_what_differs(path: Path, proto: Any) -> None:
     if proto.trainer_spec.model_type != _UNIGRAM:
-        raise ExportedTokenizerError(f"{path}: only Unigram models can be exported, and this is another kind.")
+        raise ExportedTokenizerError(
+            f"{path}: only Unigram models can be exported, and this is another kind."
+        )
     if proto.trainer_spec.treat_whitespace_as_suffix or not proto.normalizer_spec.escape_whitespaces:
-        raise ExportedTokenizerError(f"{path}: `▁` must stand before words; this model treats blanks otherwise.")
+        raise ExportedTokenizerError(
+            f"{path}: `▁` must stand before words; this model treats blanks otherwise."
+        )
     for piece in proto.pieces:
         if piece.type in (_USER_DEFINED, _UNUSED):
             kind = "user-defined" if piece.type == _USER_DEFINED else "unused"
-            raise ExportedTokenizerError(f"{path}: holds the {kind} piece {piece.piece!r}, which has no counterpart.")
+            raise ExportedTokenizerError(
+                f"{path}: holds the {kind} piece {piece.piece!r}, which has no counterpart."
+            )
 
 
 def _only(proto: Any, kind: int) -> int:

@@ -23,10 +23,46 @@ _ROUNDING = 1e-6
 # What a conversion gets wrong first: special pieces written out, blanks, `▁`, control characters, emoji.
 HOSTILE = (
     *("", " ", "  ", "a", " a", "a ", "  a  b  ", "▁", "a▁b", "▁▁ a", "\u3000全角 の 空白\u3000"),
-    *("<s>", "</s>", "<unk>", "<MASK>", "<PAD>", "<CLS>", "<SEP>", "<EOD>", "<mask>", "[MASK]", "<|endoftext|>"),
-    *("<PAD|LLM-jp>", "a<CLS|LLM-jp>b", "<SEP|LLM-jp> <s>b</s>", "<<s>>", "</s", "<s >", "<0x0A>", "<0x3C>x<0x20>"),
-    *("<", "<<", ">", "if a < b and c<d:", '<div class="x"><s>取り消し</s></div>', "\t\tfor\r\n\n", "\x00\x01\x7f\x1b[0m"),
-    *("😀👨‍👩‍👧‍👦🇯🇵", "𠮷野家 髙﨑", "e\u0301 が", "\u200b\ufeff\u202e", "\U0010ffff\ue000", "ﾊﾝｶｸ ＡＢＣ １２３ ㍿"),
+    *(
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<MASK>",
+        "<PAD>",
+        "<CLS>",
+        "<SEP>",
+        "<EOD>",
+        "<mask>",
+        "[MASK]",
+        "<|endoftext|>",
+    ),
+    *(
+        "<PAD|LLM-jp>",
+        "a<CLS|LLM-jp>b",
+        "<SEP|LLM-jp> <s>b</s>",
+        "<<s>>",
+        "</s",
+        "<s >",
+        "<0x0A>",
+        "<0x3C>x<0x20>",
+    ),
+    *(
+        "<",
+        "<<",
+        ">",
+        "if a < b and c<d:",
+        '<div class="x"><s>取り消し</s></div>',
+        "\t\tfor\r\n\n",
+        "\x00\x01\x7f\x1b[0m",
+    ),
+    *(
+        "😀👨‍👩‍👧‍👦🇯🇵",
+        "𠮷野家 髙﨑",
+        "e\u0301 が",
+        "\u200b\ufeff\u202e",
+        "\U0010ffff\ue000",
+        "ﾊﾝｶｸ ＡＢＣ １２３ ㍿",
+    ),
 )
 
 

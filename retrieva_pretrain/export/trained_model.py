@@ -58,7 +58,11 @@ def _alone(model: ModelConfig) -> Recipe:
             "precision": "fp32",
             "global_batch_size": 1,
             "curriculum": [
-                {"seq_length": max(8, model.max_position_embeddings), "train_iters": 1, "max_micro_batch_size": 1}
+                {
+                    "seq_length": max(8, model.max_position_embeddings),
+                    "train_iters": 1,
+                    "max_micro_batch_size": 1,
+                }
             ],
         }
     )

@@ -57,7 +57,9 @@ def write_weights(
     return parameters
 
 
-def _plan(model: ModelConfig, padded_vocab_size: int, shard_bytes: int) -> list[list[tuple[Entry, int | None]]]:
+def _plan(
+    model: ModelConfig, padded_vocab_size: int, shard_bytes: int
+) -> list[list[tuple[Entry, int | None]]]:
     """Divide the tensors over files of at most `shard_bytes`; a larger tensor has a file of its own."""
     files: list[list[tuple[Entry, int | None]]] = []
     room = 0

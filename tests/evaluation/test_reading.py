@@ -53,8 +53,16 @@ GOOD: dict[str, Any] = {"sentence1": "あ", "sentence2": "い", "label": "neutra
     [
         ("jnli", '{"sentence1": "あ"', "line 2: is not JSON"),
         ("jnli", json.dumps({**GOOD, "label": "maybe"}), "line 2: the field `label` is 'maybe', not one of"),
-        ("jnli", json.dumps({"sentence1": "あ", "label": "neutral"}), "line 2: the field `sentence2` is missing"),
-        ("jsts", json.dumps({**GOOD, "label": 7}), "line 2: the field `label` is 7, not a number from 0 to 5"),
+        (
+            "jnli",
+            json.dumps({"sentence1": "あ", "label": "neutral"}),
+            "line 2: the field `sentence2` is missing",
+        ),
+        (
+            "jsts",
+            json.dumps({**GOOD, "label": 7}),
+            "line 2: the field `label` is 7, not a number from 0 to 5",
+        ),
         ("jsts", json.dumps({**GOOD, "label": True}), "not a number from 0 to 5"),
         ("jcqa", json.dumps({"question": "？"}), "the field `choice0` is missing"),
         ("marc-ja", "[]", "line 2: is not a JSON object"),
@@ -78,15 +86,17 @@ def test_an_answer_that_does_not_stand_where_it_says_is_named(tmp_path: Path) ->
     asked = {"id": "q", "question": "？", "answers": [{"text": "京", "answer_start": 0}]}
     path = tmp_path / "valid-v1.3.json"
     path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "東京", "qas": [asked]}]}]}))
-    with pytest.raises(EvaluationError, match=r"data\[0\]\.paragraphs\[0\]\.qas\[0\]: `answer_start` 0 is not"):
+    with pytest.raises(
+        EvaluationError, match=r"data\[0\]\.paragraphs\[0\]\.qas\[0\]: `answer_start` 0 is not"
+    ):
         read_examples(path, TASKS["jsquad"])
 
 
 def test_missing_folders_and_files_are_named_with_what_is_there(jglue: Path, tmp_path: Path) -> None:
     (tmp_path / "jsts-v1.3").mkdir()
-    with pytest.raises(EvaluationError, match="holds no folder jnli-v1.x of JNLI; there are: jsts-v1.3"):
+    with pytest.raises(EvaluationError, match=r"holds no folder jnli-v1\.x of JNLI; there are: jsts-v1\.3"):
         find_files(tmp_path, TASKS["jnli"])
-    with pytest.raises(EvaluationError, match="holds no train-v1.x.json"):
+    with pytest.raises(EvaluationError, match=r"holds no train-v1\.x\.json"):
         find_files(tmp_path, TASKS["jsts"])
     with pytest.raises(EvaluationError, match="no such folder"):
         find_files(tmp_path / "nowhere", TASKS["jsts"])

@@ -73,7 +73,13 @@ def save_run(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenize
             launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
             launcher += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
         done = subprocess.run(
-            [sys.executable, *launcher, str(Path(__file__).with_name("saved_run.py")), str(recipe), *overrides],
+            [
+                sys.executable,
+                *launcher,
+                str(Path(__file__).with_name("saved_run.py")),
+                str(recipe),
+                *overrides,
+            ],
             capture_output=True,
             text=True,
             timeout=600,

@@ -31,13 +31,20 @@ pytestmark = pytest.mark.engine
 TEXTS = ["あい<MASK|LLM-jp>えお", "abc かき"]
 
 
-def test_the_directory_holds_what_the_published_model_does(exported: Path, saved: Path, small_tokenizer: Tokenizer) -> None:
+def test_the_directory_holds_what_the_published_model_does(
+    exported: Path, saved: Path, small_tokenizer: Tokenizer
+) -> None:
     config = json.loads((exported / "config.json").read_text())
     expected = {
         **{"model_type": "retrieva-bert", "num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 48},
         **{"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu", "mlp_bias": True},
         **{"lm_head_hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"},
-        **{"max_position_embeddings": 80, "type_vocab_size": 0, "vocab_size": 448, "tie_word_embeddings": True},
+        **{
+            "max_position_embeddings": 80,
+            "type_vocab_size": 0,
+            "vocab_size": 448,
+            "tie_word_embeddings": True,
+        },
         **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": small_tokenizer.piece_id("<PAD>")},
     }
     assert {key: config[key] for key in expected} == expected
@@ -56,13 +63,22 @@ def test_the_directory_holds_what_the_published_model_does(exported: Path, saved
     assert not [path for path in exported.parent.iterdir() if path != exported]
 
     card = (exported / "README.md").read_text(encoding="utf-8")
-    for part in ("license: apache-2.0", "| ja |", "| 1 | 16 | 2 | 2 |", "| 2 | 64 | 4 | 1 |", "0.003 to 1e-05", "retrieva_pretrain"):
+    for part in (
+        "license: apache-2.0",
+        "| ja |",
+        "| 1 | 16 | 2 | 2 |",
+        "| 2 | 64 | 4 | 1 |",
+        "0.003 to 1e-05",
+        "retrieva_pretrain",
+    ):
         assert part in card, part
     assert str(saved.parent) not in card
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_every_auto_class_loads_it_and_learns_with_gradient_checkpointing(exported: Path, attention: str) -> None:
+def test_every_auto_class_loads_it_and_learns_with_gradient_checkpointing(
+    exported: Path, attention: str
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(exported)
     batch = tokenizer(TEXTS, return_tensors="pt", padding=True)
     b, s = batch.input_ids.shape
@@ -79,7 +95,9 @@ def test_every_auto_class_loads_it_and_learns_with_gradient_checkpointing(export
         AutoModelForMultipleChoice: (choices, {"labels": torch.tensor([1])}, (1, b)),
     }
     for auto, (inputs, labels, shape) in cases.items():
-        model = auto.from_pretrained(exported, trust_remote_code=True, attn_implementation=attention, dtype=torch.float32)
+        model = auto.from_pretrained(
+            exported, trust_remote_code=True, attn_implementation=attention, dtype=torch.float32
+        )
         assert model.config._attn_implementation == attention
         out = model.eval()(**inputs, **labels)
         assert (out.start_logits if "start_logits" in out else out.logits).shape == shape
@@ -151,7 +169,9 @@ def test_sentence_transformers_loads_it_as_an_encoder(exported: Path) -> None:
     np.testing.assert_allclose(vectors[2].astype(float), alone[0].astype(float), rtol=0.05, atol=0.05)
 
 
-def test_weights_that_are_wrong_are_seen(exported: Path, saved: Path, small_tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_weights_that_are_wrong_are_seen(
+    exported: Path, saved: Path, small_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     """RetrievaBERT's first release had the gate's bias in the place of up's."""
     from retrieva_pretrain.export.exported_model import write_exported_logits
 
@@ -170,7 +190,9 @@ def test_weights_that_are_wrong_are_seen(exported: Path, saved: Path, small_toke
         compare(made, tmp_path / "right-logits", tmp_path / "wrong-logits")
 
 
-def test_bad_input_ends_in_one_message_and_leaves_nothing(saved: Path, exported: Path, tmp_path: Path) -> None:
+def test_bad_input_ends_in_one_message_and_leaves_nothing(
+    saved: Path, exported: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     assert "there is no such folder" in refused("export", tmp_path / "nothing", out)
     assert "there is no checkpoint yet" in refused("export", tmp_path, out)
@@ -184,7 +206,9 @@ def test_bad_input_ends_in_one_message_and_leaves_nothing(saved: Path, exported:
     assert "--tokenizer" in refused("export", saved, out, "--tokenizer", tmp_path / "none.model")
     damaged = tmp_path / "damaged"
     shutil.copytree(saved, damaged)
-    file = max((damaged / "checkpoints" / "step_0000003").glob("*.distcp"), key=lambda path: path.stat().st_size)
+    file = max(
+        (damaged / "checkpoints" / "step_0000003").glob("*.distcp"), key=lambda path: path.stat().st_size
+    )
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

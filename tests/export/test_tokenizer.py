@@ -75,14 +75,18 @@ def _is_normalised_otherwise(text: str) -> bool:
 def test_every_special_and_byte_piece_written_out_is_text(both: tuple[Tokenizer, ExportedTokenizer]) -> None:
     model, exported = both
     pieces = [model.id_to_piece(number) for number in range(300)]
-    written = [f"{before}{piece}{after}" for piece in pieces for before, after in (("", ""), ("a ", "b"), ("<", ">"))]
+    written = [
+        f"{before}{piece}{after}" for piece in pieces for before, after in (("", ""), ("a ", "b"), ("<", ">"))
+    ]
     report = TokenizerComparison(model, exported.fast).compare(written)
     assert not report.differences and not report.ties
 
 
 @given(text=st.text(alphabet="<>|sunk/MASKLLM-jp0xAC ▁abあ亜\n", max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_any_mixture_of_their_characters_gets_the_same_ids(text: str, both: tuple[Tokenizer, ExportedTokenizer]) -> None:
+def test_any_mixture_of_their_characters_gets_the_same_ids(
+    text: str, both: tuple[Tokenizer, ExportedTokenizer]
+) -> None:
     model, exported = both
     if "<MASK|LLM-jp>" in text or (model.path.name == "small.model" and "\n" in text):
         return
@@ -92,10 +96,18 @@ def test_any_mixture_of_their_characters_gets_the_same_ids(text: str, both: tupl
     )
 
 
-def test_ids_are_those_of_the_model_and_names_those_of_llm_jp(both: tuple[Tokenizer, ExportedTokenizer]) -> None:
+def test_ids_are_those_of_the_model_and_names_those_of_llm_jp(
+    both: tuple[Tokenizer, ExportedTokenizer],
+) -> None:
     model, exported = both
     assert exported.fast.get_vocab_size() == model.vocab_size
-    for name, piece in (("mask", "<MASK>"), ("pad", "<PAD>"), ("cls", "<CLS>"), ("sep", "<SEP>"), ("bos", "<s>")):
+    for name, piece in (
+        ("mask", "<MASK>"),
+        ("pad", "<PAD>"),
+        ("cls", "<CLS>"),
+        ("sep", "<SEP>"),
+        ("bos", "<s>"),
+    ):
         spelling = exported.special_tokens[f"{name}_token"]
         assert spelling == (piece if name == "bos" else f"{piece[:-1]}|LLM-jp>")
         assert exported.fast.token_to_id(spelling) == model.piece_id(piece) == exported.ids[f"{name}_token"]
@@ -128,7 +140,9 @@ def test_transformers_loads_it_with_pairs_and_without_token_types_and_saves_it_a
         ids = encoded["input_ids"][0]
         assert ids[0] == cls and ids.count(sep) == 2 and ids[-1] == pad
         text = '<s>x</s> <CLS|LLM-jp> <unk>  "'
-        assert tokenizer(text, add_special_tokens=False).input_ids == demo_tokenizer.encode([text])[0].tolist()
+        assert (
+            tokenizer(text, add_special_tokens=False).input_ids == demo_tokenizer.encode([text])[0].tolist()
+        )
         assert tokenizer("a<MASK|LLM-jp>").input_ids.count(3) == 1
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
         with pytest.raises((TypeError, UnicodeEncodeError)):
@@ -171,9 +185,11 @@ def _real_texts(shared: Path, most: int | None) -> Iterator[str]:
                 yield json.loads(line)["text"]
     (dump,) = (corpora / "wikipedia").glob("*.bz2")
     with bz2.open(dump, "rt", encoding="utf-8", errors="replace") as lines:
-        yield from iter(lambda: "".join(itertools.islice(lines, 200)), "") if most is None else [
-            "".join(itertools.islice(lines, 200)) for _ in range(most)
-        ]
+        yield from (
+            iter(lambda: "".join(itertools.islice(lines, 200)), "")
+            if most is None
+            else ["".join(itertools.islice(lines, 200)) for _ in range(most)]
+        )
 
 
 def test_real_texts_get_the_same_ids(both: tuple[Tokenizer, ExportedTokenizer], shared: Path) -> None:

@@ -278,7 +278,9 @@ class RetrievaBertForMaskedLM(RetrievaBertPreTrainedModel):
         logits = self.lm_head(encoded.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
+            loss = nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), labels.flatten().to(logits.device)
+            )
         output = MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
@@ -383,7 +385,9 @@ class RetrievaBertForTokenClassification(RetrievaBertPreTrainedModel):
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None
         if labels is not None:
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
+            loss = nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), labels.flatten().to(logits.device)
+            )
         output = TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
