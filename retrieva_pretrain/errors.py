@@ -24,6 +24,10 @@ class RunIsHeldError(CheckpointError):
     """Another training is at work on the run; it may be a lost node's, whose lock the file system has yet to free."""
 
 
+class EvaluationError(RetrievaError):
+    """A model or data that cannot be evaluated."""
+
+
 class LaunchError(RetrievaError):
     """Jobs that cannot be submitted, or a scheduler that refuses them."""
 

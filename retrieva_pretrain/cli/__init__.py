@@ -17,9 +17,10 @@ from data_prep.errors import DataPrepError
 from retrieva_pretrain import __version__
 from retrieva_pretrain.cli.data import app as data_app
 from retrieva_pretrain.cli.demo import demo
+from retrieva_pretrain.cli.evaluate import evaluate
+from retrieva_pretrain.cli.export import export, fill_mask, import_
 from retrieva_pretrain.cli.job import job, node
 from retrieva_pretrain.cli.launch import launch
-from retrieva_pretrain.cli.export import export, fill_mask, import_
 from retrieva_pretrain.cli.plan import plan
 from retrieva_pretrain.cli.preflight import preflight, preflight_job, preflight_rank
 from retrieva_pretrain.cli.runs import cancel, logs, status
@@ -43,6 +44,7 @@ app.command("preflight")(preflight)
 app.command("status")(status)
 app.command("logs")(logs)
 app.command("cancel")(cancel)
+app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("fill-mask")(fill_mask)
 app.command("import")(import_)

@@ -15,6 +15,7 @@ from typing import Any
 from data_prep.whole_files import sha256_file
 from retrieva_pretrain import __version__
 from retrieva_pretrain.bundled import sample_texts
+from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.export import remote_code
 from retrieva_pretrain.export.card import model_card
 from retrieva_pretrain.export.configuration import configuration
@@ -112,6 +113,7 @@ def _provenance(source: Source, parity: ParityReport, ids: TokenizerReport) -> d
         "run": source.recipe.name if source.recipe is not None else source.run.name,
         "step": source.step,
         "checkpoint_sha256": sha256_file(source.checkpoint / DESCRIPTION),
+        "consumed_tokens": Curriculum(source.recipe).consumed_tokens(source.step) if source.recipe else None,
         "tokenizer_sha256": source.tokenizer.sha256,
         "make_vocab_size_divisible_by": identity["tokenizer"]["make_vocab_size_divisible_by"],
         "versions": {
