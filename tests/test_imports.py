@@ -39,6 +39,8 @@ FORBIDDEN = {
     "retrieva_pretrain/launch": ENGINE
     | {f"retrieva_pretrain.{p}" for p in ("training", "model", "platform", "data", "cli")},
     "retrieva_pretrain/preflight": {f"retrieva_pretrain.{p}" for p in ("training", "model", "cli", "report")},
+    "retrieva_pretrain/evaluation": SCHEDULERS
+    | {f"retrieva_pretrain.{p}" for p in ("training", "model", "data", "cli")},
     "retrieva_pretrain/export": SCHEDULERS | {"retrieva_pretrain.cli"},
     # Copied into every export, where there is nothing of this project.
     "retrieva_pretrain/export/remote_code": {"retrieva_pretrain", "data_prep", "megatron"},
@@ -102,6 +104,7 @@ def test_only_the_platform_asks_whether_there_is_cuda() -> None:
         ["data", "build", "--help"],
         ["data", "index", "--help"],
         ["export", "--help"],
+        ["evaluate", "--help"],
         ["import", "--help"],
         ["fill-mask", "--help"],
     ],
