@@ -239,7 +239,9 @@ def test_ctrl_c_lets_a_run_save_and_leave(
     launched = launch_run(small_recipe(steps=200), load_profile("local", TWO))
     run = launched.run
     program = (
-        "import sys; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
+        # What runs in the background of a shell has been told to ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from retrieva_pretrain.launch.run_files import RunFiles\n"
         "from retrieva_pretrain.launch.watch import stay_until_the_end\n"
         "print('ready', flush=True)\n"
