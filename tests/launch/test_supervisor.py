@@ -239,13 +239,21 @@ def test_ctrl_c_lets_a_run_save_and_leave(
     launched = launch_run(small_recipe(steps=200), load_profile("local", TWO))
     run = launched.run
     program = (
-        "import sys; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
+        # What runs in the background of a shell has been told to ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from retrieva_pretrain.launch.run_files import RunFiles\n"
         "from retrieva_pretrain.launch.watch import stay_until_the_end\n"
+        "print('ready', flush=True)\n"
         "sys.exit(stay_until_the_end(RunFiles(Path(sys.argv[1])), sys.argv[2]))\n"
     )
-    watching = subprocess.Popen([sys.executable, "-c", program, str(run.run), str(launched.job_id)])
+    command = [sys.executable, "-c", program, str(run.run), str(launched.job_id)]
+    shown = tmp_path / "shown.txt"
+    with shown.open("w") as output:
+        watching = subprocess.Popen(command, stdout=output)
     wait_until("a step", run.metrics.exists)
+    # Before it has loaded, an interrupt is any program's.
+    wait_until("what is watched", lambda: "ready" in shown.read_text())
     watching.send_signal(signal.SIGINT)
     assert watching.wait(60) == REQUEUE
     assert ends(run)[0][0] == "left"

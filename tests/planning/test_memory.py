@@ -113,7 +113,7 @@ def test_planned_activations_are_what_autograd_saves_within_a_tenth(run_python: 
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("sequence_parallel", ["false", "true"])
+@pytest.mark.parametrize("sequence_parallel", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_so_they_are_where_two_processes_share_the_layers(
     run_python: Callable[..., str], sequence_parallel: str
 ) -> None:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.engine
 SHORT = ["curriculum=[{seq_length: 16, train_iters: 4, max_micro_batch_size: 4}]"]
 
 
+@pytest.mark.slow
 def test_a_trace_of_chosen_steps_is_written_and_the_losses_stay_the_same(world: World) -> None:
     expected = world.losses(*SHORT, "name=plain", "data.prefetch_micro_batches=0", processes=1)
     found = world.losses(*SHORT, "name=profiled", "--profile", "2-3", processes=1)
