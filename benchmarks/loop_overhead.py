@@ -36,9 +36,10 @@ from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.planning.flops import training_flops
+from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.batch import MicroBatch, scored_slots, to_device
+from retrieva_pretrain.training.batch import MicroBatch, to_device
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.distributed import initialize, shut_down
 from retrieva_pretrain.training.evaluation import Evaluator

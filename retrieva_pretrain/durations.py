@@ -25,3 +25,12 @@ def parse_duration(text: str) -> float:
     if not total:
         raise RetrievaError(f"{text!r}: the time limit must be longer than nothing")
     return float(total)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time in its two largest units: 3d04h, 4h05m, 12m30s, 9s."""
+    whole = round(seconds)
+    for size, large, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{large}{whole % size // part:02d}{small}"
+    return f"{whole}s"

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from retrieva_pretrain.durations import format_duration
+
 if TYPE_CHECKING:
     from data_prep.build import Progress
     from data_prep.corpus import CorpusConfig
@@ -214,11 +216,5 @@ def _sentence(state: Progress, seconds: float) -> str:
     if state.malformed:
         parts.append(f"{state.malformed:,} not read")
     if done > 0 and left > 0:
-        parts.append(f"{_duration(left / done * seconds)} left")
+        parts.append(f"{format_duration(left / done * seconds)} left")
     return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

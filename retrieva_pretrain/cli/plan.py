@@ -11,11 +11,11 @@ import typer
 
 from retrieva_pretrain.cli.arguments import Overrides, RecipeFile
 from retrieva_pretrain.errors import RecipeError
+from retrieva_pretrain.planning.hardware import DEFAULT_MFU, GIB, H100, Hardware
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from retrieva_pretrain.planning.hardware import Hardware
     from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -33,7 +33,7 @@ def plan(
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Nodes of the cluster.")] = None,
     mfu: Annotated[
         float, typer.Option("--mfu", min=0.001, max=1.0, help="Model FLOPs utilization that times assume.")
-    ] = 0.35,
+    ] = DEFAULT_MFU,
     attention: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +61,7 @@ def plan(
 
     Example: retrieva plan recipes/retrievabert-1.3b.yaml --cluster slurm-h100 --nodes 4 optimizer.lr=1e-4
     """
+    from retrieva_pretrain.planning.corpora import plan_data
     from retrieva_pretrain.planning.limits import refuse_impossible
     from retrieva_pretrain.planning.plan import make_plan
     from retrieva_pretrain.planning.plot import plot_curriculum
@@ -82,9 +83,10 @@ def plan(
         _show([row.as_json() for row in rows], as_json, lambda: render_what_if(rows))
         return
     if suggest:
-        found = _suggest(loaded, count, hardware, backend)
+        data = plan_data(loaded)
+        found = _suggest(loaded, count, hardware, backend, data.padded_vocab_size)
         changed = load_yaml(Recipe, recipe, [*(overrides or []), *found])
-        made = make_plan(changed, count, hardware, mfu=mfu, backend=backend)
+        made = make_plan(changed, count, hardware, mfu=mfu, backend=backend, data=data)
         _show({"overrides": found, "plan": made.as_json()}, as_json, lambda: render(made))
         if not as_json:
             typer.echo(
@@ -98,29 +100,28 @@ def plan(
 
 
 def _suggest(
-    recipe: Recipe, gpus: int | None, hardware: Hardware, backend: Literal["local", "flash"] | None
+    recipe: Recipe,
+    gpus: int | None,
+    hardware: Hardware,
+    backend: Literal["local", "flash"] | None,
+    padded_vocab_size: int | None,
 ) -> list[str]:
     """Return the overrides of the fastest layout that fits."""
     from retrieva_pretrain.planning.activations import attention_backend
-    from retrieva_pretrain.planning.corpora import plan_data
     from retrieva_pretrain.planning.suggest import suggest
-    from retrieva_pretrain.recipe.layout import padded_vocab_size
 
     if gpus is None:
         raise RecipeError("--suggest: say for how many: --gpus N, or --cluster C --nodes N")
-    vocab_size = plan_data(recipe).vocab_size
-    if vocab_size is None:
+    if padded_vocab_size is None:
         raise RecipeError(
             f"--suggest: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
         )
-    padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
-    return suggest(recipe, gpus, hardware, padded, backend or attention_backend(recipe)).overrides(recipe)
+    chosen = backend or attention_backend(recipe)
+    return suggest(recipe, gpus, hardware, padded_vocab_size, chosen).overrides(recipe)
 
 
 def _hardware(cluster: str | None) -> Hardware:
     """Return what a plan must know of a cluster's profile."""
-    from retrieva_pretrain.planning.hardware import GIB, H100, Hardware
-
     if cluster is None:
         return H100
     from retrieva_pretrain.launch.profiles import load_profile, seconds

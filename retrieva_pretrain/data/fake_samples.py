@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +11,7 @@ from retrieva_pretrain.curriculum.hashing import key_of
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import Provenance, Samples
 from retrieva_pretrain.data.order import Integers
+from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -46,7 +46,7 @@ class FakeSamples:
         here = self.positions.curriculum.at(step)
         shape = len(numbers), here.seq_length
         draw = np.random.default_rng(int(key_of(self.recipe.seed, "fake samples", int(numbers[0]))))
-        scored = ceil(self.recipe.masking_probability(here.index) * here.seq_length)
+        scored = scored_slots(self.recipe.masking_probability(here.index), here.seq_length)
         chosen = np.argsort(draw.random(shape), axis=1)[:, :scored]
         loss_mask = np.zeros(shape, dtype=np.float32)
         np.put_along_axis(loss_mask, chosen, np.float32(1), axis=1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from retrieva_pretrain.durations import format_duration
 from retrieva_pretrain.evaluation.published import PUBLISHED, SHIFTED_NOTE
 from retrieva_pretrain.evaluation.tasks import TASKS, Result, Task
 
@@ -120,7 +121,7 @@ def grid_table(task: Task, results: Sequence[Result]) -> Table:
             str(cell.epochs),
             str(len(cell.seeds)),
             *values,
-            _time(cell.seconds),
+            format_duration(cell.seconds),
             style="bold" if is_best else None,
         )
     return table
@@ -152,8 +153,3 @@ def markdown(scores: Mapping[str, Mapping[str, Mapping[str, float]]], note: str)
     if any(shifted for _, _, shifted in made):
         lines += ["", f"\\* {SHIFTED_NOTE}."]
     return "\n".join([*lines, "", note, ""])
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from retrieva_pretrain.durations import format_duration
 from retrieva_pretrain.launch.status import RunStatus
 
 _ATTEMPTS_SHOWN = 8
@@ -21,7 +22,7 @@ def status_text(status: RunStatus) -> str:
         rate = f"{status.tokens_per_second:,.0f} tokens/s"
         rows.append(("speed", rate + (f", MFU {status.mfu:.1%}" if status.mfu is not None else "")))
     if status.seconds_left is not None and status.state in ("running", "waiting"):
-        rows.append(("left", f"{duration(status.seconds_left)} of training"))
+        rows.append(("left", f"{format_duration(status.seconds_left)} of training"))
     if status.checkpoint_step is not None:
         rows.append(
             ("checkpoint", f"step {status.checkpoint_step:,}" + _ago(", {} old", status.checkpoint_age))
@@ -46,13 +47,6 @@ def status_text(status: RunStatus) -> str:
     return "\n".join(f"{name:<11} {text}" for name, text in rows)
 
 
-def duration(seconds: float) -> str:
-    """Return a time span as people write it."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return str(timedelta(seconds=round(seconds)))
-
-
 def _step(status: RunStatus) -> str:
     text = f"{status.step:,}" + (f" of {status.total_steps:,}" if status.total_steps else "")
     if status.stage is None:
@@ -61,7 +55,7 @@ def _step(status: RunStatus) -> str:
 
 
 def _ago(text: str, seconds: float | None) -> str:
-    return text.format(duration(seconds)) if seconds is not None else ""
+    return text.format(format_duration(seconds)) if seconds is not None else ""
 
 
 def _attempt(attempt: dict[str, object]) -> str:

@@ -21,9 +21,9 @@ Tests hold the local figures against what autograd saves in the built model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Literal
 
+from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.schema import Recipe, Stage
 
 AttentionBackend = Literal["local", "flash"]
@@ -61,11 +61,6 @@ def attention_backend(recipe: Recipe) -> AttentionBackend:
     return "flash"
 
 
-def scored_slots(recipe: Recipe, index: int) -> int:
-    """Return the positions of a sample that the head runs on in a stage."""
-    return max(1, ceil(recipe.masking_probability(index) * recipe.curriculum[index].seq_length))
-
-
 def count_activations(
     recipe: Recipe, index: int, padded_vocab_size: int, backend: AttentionBackend
 ) -> Activations:
@@ -77,7 +72,7 @@ def count_activations(
     tensor = recipe.parallelism.tensor_model_parallel_size
     # Sequence parallelism divides what stands between the divided matrices.
     between = tensor if recipe.parallelism.sequence_parallel else 1
-    slots = scored_slots(recipe, index)
+    slots = scored_slots(recipe.masking_probability(index), s)
     swiglu = 3 if recipe.kernels.bias_activation_fusion else 5
     masks = e * s * h * 2 if model.hidden_dropout else 0
     return Activations(

@@ -16,6 +16,7 @@ from retrieva_pretrain.curriculum.blend import Blend, blend_weights
 from retrieva_pretrain.curriculum.position import CorpusPositions
 from retrieva_pretrain.curriculum.window import special_tokens_per_window
 from retrieva_pretrain.errors import CorpusError
+from retrieva_pretrain.recipe.layout import padded_vocab_size
 from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -49,7 +50,9 @@ class DataPlan:
 
     corpora: tuple[CorpusPlan, ...]
     vocab_size: int | None
-    """Pieces of the tokenizer; None where neither it nor a corpus is here."""
+    """Pieces of the tokenizer; None, like the next, where neither it nor a corpus is here."""
+
+    padded_vocab_size: int | None
 
     special_tokens_per_window: int
     """2, or 0 where the corpora carry <CLS> and <SEP> round every document."""
@@ -69,7 +72,10 @@ def plan_data(recipe: Recipe) -> DataPlan:
     if vocab_size is None:
         vocab_size = next((m.tokenizer.vocab_size for m in manifests if m), None)
     special_tokens = special_tokens_per_window(recipe, manifests)
-    return DataPlan(_corpora(recipe, manifests, special_tokens), vocab_size, special_tokens)
+    padded = None
+    if vocab_size is not None:
+        padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
+    return DataPlan(_corpora(recipe, manifests, special_tokens), vocab_size, padded, special_tokens)
 
 
 def _corpora(recipe: Recipe, manifests: list[Manifest | None], special_tokens: int) -> tuple[CorpusPlan, ...]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from retrieva_pretrain.planning.flops import FlopCount
 from retrieva_pretrain.recipe.schema import Recipe, Stage
 
-DEFAULT_MFU = 0.35
 MFU_RANGE = (0.25, 0.45)
 
 

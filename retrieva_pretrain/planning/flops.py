@@ -10,8 +10,8 @@ What activation recomputation repeats is no part of the model's operations and i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
+from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.schema import ModelConfig, Recipe
 
 
@@ -64,8 +64,7 @@ def training_flops(recipe: Recipe, padded_vocab_size: int) -> tuple[int, ...]:
             recipe.model,
             padded_vocab_size,
             stage.seq_length,
-            # The slots of `training/batch.py`.
-            max(1, ceil(recipe.masking_probability(index) * stage.seq_length)),
+            scored_slots(recipe.masking_probability(index), stage.seq_length),
         ).training
         for index, stage in enumerate(recipe.curriculum)
     )

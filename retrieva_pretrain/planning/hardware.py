@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 GIB = 2**30
 
+DEFAULT_MFU = 0.35
+"""What times assume where nothing else is said; `cost.py` says what others report."""
+
 _USABLE = 0.94
 """Share of a GPU's memory that a run may fill: the CUDA context, NCCL's buffers, kernels' workspaces and what the
 allocator cannot use take the rest. An allowance, not a measurement."""
@@ -26,9 +29,6 @@ class Hardware:
     max_nodes: int | None = None
     walltime: int | None = None
     """Seconds that one job may take."""
-
-    goes_on: bool = True
-    """Whether a run may go on in a further job."""
 
     node_hour_price: float | None = None
     price_unit: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from retrieva_pretrain.errors import RecipeError
-from retrieva_pretrain.planning.activations import AttentionBackend
 from retrieva_pretrain.planning.hardware import GIB
 from retrieva_pretrain.planning.memory import stage_memory
 from retrieva_pretrain.planning.plan import Plan
@@ -57,7 +56,7 @@ def _way_out(recipe: Recipe, plan: Plan, index: int, padded: int, usable: int) -
     ways = []
     for granularity in (recipe.curriculum[index].recompute_granularity, "selective", "full"):
         changed = with_stage(recipe, index, recompute_granularity=granularity, recompute_num_layers=None)
-        micro = _largest_that_fits(changed, plan, index, padded, usable, plan.attention_backend)
+        micro = _largest_that_fits(changed, plan, index, padded, usable)
         if micro is None:
             continue
         change = f"max_micro_batch_size {micro}"
@@ -74,14 +73,12 @@ def _way_out(recipe: Recipe, plan: Plan, index: int, padded: int, usable: int) -
     return "No micro-batch fits, however much is computed again: divide the model (retrieva plan --suggest)"
 
 
-def _largest_that_fits(
-    recipe: Recipe, plan: Plan, index: int, padded: int, usable: int, backend: AttentionBackend
-) -> int | None:
+def _largest_that_fits(recipe: Recipe, plan: Plan, index: int, padded: int, usable: int) -> int | None:
     share = recipe.global_batch_size // plan.data_parallel_size
     ceiling = recipe.curriculum[index].max_micro_batch_size
     for micro in reversed([d for d in divisors(share) if d <= ceiling]):
         layout = StageLayout(plan.data_parallel_size, micro, share // micro)
-        if stage_memory(recipe, index, layout, padded, backend).total <= usable:
+        if stage_memory(recipe, index, layout, padded, plan.attention_backend).total <= usable:
             return micro
     return None
 

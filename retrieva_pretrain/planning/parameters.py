@@ -34,21 +34,33 @@ def count_parameters(model: ModelConfig, padded_vocab_size: int) -> ParameterCou
     A layer: two LayerNorms, the joint query-key-value projection h -> h + 2 x groups x head size, the output
     projection, and SwiGLU's h -> 2 x ffn and ffn -> h; every linear map has a bias.
     """
-    h, ffn = model.hidden_size, model.ffn_hidden_size
-    qkv = h + 2 * model.num_query_groups * (h // model.num_attention_heads)
+    h = model.hidden_size
     norm = 2 * h
-    layer = 2 * norm + (h + 1) * qkv + (h + 1) * h + (h + 1) * 2 * ffn + (ffn + 1) * h
-    head = (h + 1) * h + norm + padded_vocab_size
+    head = _head_transform(model) + padded_vocab_size
     if not model.share_embeddings_and_output_weights:
         head += padded_vocab_size * h
     return ParameterCount(
         word_embedding=padded_vocab_size * h,
         position_embedding=model.max_position_embeddings * h,
-        layer=layer,
+        layer=sum(_layer(model)),
         num_layers=model.num_layers,
         final_norm=norm,
         head=head,
     )
+
+
+def _layer(model: ModelConfig) -> tuple[int, int]:
+    """Return what tensor parallelism divides of a layer, and what stands on every GPU: norms and two biases."""
+    h, ffn = model.hidden_size, model.ffn_hidden_size
+    qkv = h + 2 * model.num_query_groups * model.kv_channels
+    divided = (h + 1) * qkv + h * h + (h + 1) * 2 * ffn + ffn * h
+    return divided, 2 * h + 4 * h
+
+
+def _head_transform(model: ModelConfig) -> int:
+    """Return the parameters between the encoder and the vocabulary: a square map and a norm."""
+    h = model.hidden_size
+    return (h + 1) * h + 2 * h
 
 
 def rank_parameters(recipe: Recipe, padded_vocab_size: int, pipeline_rank: int) -> int:
@@ -60,17 +72,15 @@ def rank_parameters(recipe: Recipe, padded_vocab_size: int, pipeline_rank: int) 
     """
     model, sizes = recipe.model, recipe.parallelism
     tensor, pipeline = sizes.tensor_model_parallel_size, sizes.pipeline_model_parallel_size
-    h, ffn = model.hidden_size, model.ffn_hidden_size
-    qkv = h + 2 * model.num_query_groups * model.kv_channels
-    divided = (h + 1) * qkv + h * h + (h + 1) * 2 * ffn + ffn * h
-    layer = divided // tensor + 2 * h + 4 * h
-    count = model.num_layers // pipeline * layer
+    h = model.hidden_size
+    divided, repeated = _layer(model)
+    count = model.num_layers // pipeline * (divided // tensor + repeated)
     matrix = padded_vocab_size // tensor * h
     is_first, is_last = pipeline_rank == 0, pipeline_rank == pipeline - 1
     if is_first:
         count += matrix + model.max_position_embeddings * h
     if is_last:
-        count += 2 * h + (h + 1) * h + 2 * h + padded_vocab_size // tensor
+        count += 2 * h + _head_transform(model) + padded_vocab_size // tensor
         if not model.share_embeddings_and_output_weights or pipeline > 1:
             count += matrix
     return count

@@ -7,18 +7,18 @@ from typing import Any
 
 from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
-from retrieva_pretrain.planning.activations import AttentionBackend, attention_backend, scored_slots
-from retrieva_pretrain.planning.corpora import CorpusPlan, plan_data
-from retrieva_pretrain.planning.cost import DEFAULT_MFU, Times, stage_seconds, times
+from retrieva_pretrain.planning.activations import AttentionBackend, attention_backend
+from retrieva_pretrain.planning.corpora import CorpusPlan, DataPlan, plan_data
+from retrieva_pretrain.planning.cost import Times, stage_seconds, times
 from retrieva_pretrain.planning.flops import count_flops
-from retrieva_pretrain.planning.hardware import H100, Hardware
+from retrieva_pretrain.planning.hardware import DEFAULT_MFU, H100, Hardware
 from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
 from retrieva_pretrain.planning.parameters import count_parameters
 from retrieva_pretrain.recipe.layout import (
     StageLayout,
     model_parallel_size,
-    padded_vocab_size,
     possible_world_sizes,
+    scored_slots,
     stage_layouts,
 )
 from retrieva_pretrain.recipe.schema import Recipe, Stage
@@ -151,10 +151,12 @@ def make_plan(
     *,
     mfu: float = DEFAULT_MFU,
     backend: AttentionBackend | None = None,
+    data: DataPlan | None = None,
 ) -> Plan:
     """Plan a recipe on so many GPUs, one process each; without a number on the fewest that hold the model.
 
-    `mfu` is what times assume; `backend` the attention that the memory is planned with, the recipe's own by default.
+    `mfu` is what times assume; `backend` the attention that the memory is planned with, the recipe's own by default;
+    `data` what `plan_data` found, which need not be read anew for every number of GPUs.
 
     Raises:
         RecipeError: the recipe cannot be divided over them.
@@ -164,10 +166,8 @@ def make_plan(
     backend = backend or attention_backend(recipe)
     curriculum = Curriculum(recipe)
     layouts = stage_layouts(recipe, gpus)
-    data = plan_data(recipe)
-    padded = None
-    if data.vocab_size is not None:
-        padded = padded_vocab_size(data.vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
+    data = data or plan_data(recipe)
+    padded = data.padded_vocab_size
     stages = []
     for index, (stage, layout) in enumerate(zip(recipe.curriculum, layouts, strict=True)):
         start, end = curriculum.stage_steps(index)
@@ -238,7 +238,8 @@ def _stage_cost(
     backend: AttentionBackend,
 ) -> StageCost:
     stage = recipe.curriculum[index]
-    flops = count_flops(recipe.model, padded_vocab_size, stage.seq_length, scored_slots(recipe, index))
+    slots = scored_slots(recipe.masking_probability(index), stage.seq_length)
+    flops = count_flops(recipe.model, padded_vocab_size, stage.seq_length, slots)
     taken = None
     if hardware.peak_tflops is not None:
         taken = times(

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from math import log2
 
 from retrieva_pretrain.errors import RecipeError
-from retrieva_pretrain.planning.activations import AttentionBackend, scored_slots
-from retrieva_pretrain.planning.cost import DEFAULT_MFU, stage_seconds
+from retrieva_pretrain.planning.activations import AttentionBackend
+from retrieva_pretrain.planning.cost import stage_seconds
 from retrieva_pretrain.planning.flops import count_flops
-from retrieva_pretrain.planning.hardware import GIB, Hardware
+from retrieva_pretrain.planning.hardware import DEFAULT_MFU, GIB, Hardware
 from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
-from retrieva_pretrain.recipe.layout import StageLayout, divisors
+from retrieva_pretrain.recipe.layout import StageLayout, divisors, scored_slots
 from retrieva_pretrain.recipe.schema import Recipe, Stage
 
 _TENSOR_LOSS = 0.08
@@ -145,7 +145,9 @@ def _choices(
     copies = gpus // (tensor * pipeline)
     share = recipe.global_batch_size // copies
     length = recipe.curriculum[index].seq_length
-    flops = count_flops(recipe.model, padded_vocab_size, length, scored_slots(recipe, index))
+    flops = count_flops(
+        recipe.model, padded_vocab_size, length, scored_slots(recipe.masking_probability(index), length)
+    )
     for granularity in _GRANULARITIES:
         changed = with_stage(recipe, index, recompute_granularity=granularity, recompute_num_layers=None)
         for micro in divisors(share):

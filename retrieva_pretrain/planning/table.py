@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from retrieva_pretrain.durations import format_duration
 from retrieva_pretrain.planning.cost import Times
 from retrieva_pretrain.planning.hardware import GIB
 from retrieva_pretrain.planning.plan import Plan
@@ -115,7 +116,9 @@ def _operations(plan: Plan) -> Table:
 def _time_cells(taken: Times | None) -> tuple[str, str]:
     if taken is None:
         return "", ""
-    return duration(taken.expected), f"{duration(taken.shortest)} - {duration(taken.longest)}"
+    return format_duration(
+        taken.expected
+    ), f"{format_duration(taken.shortest)} - {format_duration(taken.longest)}"
 
 
 def _memory(plan: Plan) -> list[RenderableType]:
@@ -166,9 +169,7 @@ def _run(plan: Plan) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 2))
     if run.time is not None:
         hardware = plan.hardware
-        line = (
-            f"{duration(run.time.expected)} ({duration(run.time.shortest)} to {duration(run.time.longest)})"
-        )
+        line = f"{format_duration(run.time.expected)} ({format_duration(run.time.shortest)} to {format_duration(run.time.longest)})"
         grid.add_row(
             Text("time", style="dim"),
             Text(
@@ -185,7 +186,7 @@ def _run(plan: Plan) -> list[RenderableType]:
         if run.jobs is not None and hardware.walltime is not None:
             grid.add_row(
                 Text("jobs", style="dim"),
-                Text(f"{run.jobs} of {duration(hardware.walltime)}, one after the other"),
+                Text(f"{run.jobs} of {format_duration(hardware.walltime)}, one after the other"),
             )
     grid.add_row(
         Text("checkpoints", style="dim"),
@@ -232,15 +233,6 @@ def _gib(size: float) -> str:
 
 def _bytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in its two largest units: 3d04h, 4h05m, 12m30s."""
-    whole = round(seconds)
-    for size, large, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{large}{whole % size // part:02d}{small}"
-    return f"{whole}s"
 
 
 def _corpora(plan: Plan) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.planning.activations import AttentionBackend
+from retrieva_pretrain.planning.corpora import plan_data
 from retrieva_pretrain.planning.hardware import Hardware
 from retrieva_pretrain.planning.limits import refuse_impossible
 from retrieva_pretrain.planning.plan import Plan, make_plan
@@ -35,14 +36,15 @@ def what_if(
 
     Raises:
         RecipeError: the GPUs of a node are not known.
+        CorpusError: what is here of the data does not fit the recipe.
     """
     if not hardware.gpus_per_node:
         raise RecipeError(f"--what-if: {hardware.name} has no gpus_per_node; name a cluster that has")
-    rows = []
+    rows, data = [], plan_data(recipe)
     for count in nodes:
         gpus, plan, refusal = count * hardware.gpus_per_node, None, None
         try:
-            plan = make_plan(recipe, gpus, hardware, mfu=mfu, backend=backend)
+            plan = make_plan(recipe, gpus, hardware, mfu=mfu, backend=backend, data=data)
             refuse_impossible(recipe, plan)
         except RecipeError as error:
             refusal = str(error)

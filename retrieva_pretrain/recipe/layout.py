@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.recipe.schema import Recipe
@@ -18,6 +19,11 @@ class StageLayout:
 
     num_microbatches: int
     """Forward passes of one process in a step (gradient accumulation)."""
+
+
+def scored_slots(masking_probability: float, seq_length: int) -> int:
+    """Return on how many positions of a sample the head runs, ceil(p x L): the same for every sample of a stage."""
+    return max(1, ceil(masking_probability * seq_length))
 
 
 def model_parallel_size(recipe: Recipe) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 import torch
@@ -37,11 +36,6 @@ class MicroBatch:
 
     segment_ids: Tensor | None = None
     """[b, s], int64, the number of the document within the sample, where attention stays inside documents."""
-
-
-def scored_slots(masking_probability: float, seq_length: int) -> int:
-    """Return the number of slots, ceil(p x L): the shape stays the same for every batch of a stage."""
-    return max(1, ceil(masking_probability * seq_length))
 
 
 def to_device(samples: Samples, first_sample: int, slots: int) -> MicroBatch:

@@ -45,6 +45,8 @@ def initialize(recipe: Recipe) -> Ranks:
     Under torchrun its environment is used; started plainly, the process is a run of one.
     """
     machine = platform.current()
+    if recipe.deterministic:
+        machine.make_deterministic()
     machine.prepare(int(os.environ.get("LOCAL_RANK", "0")))
     alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": HashStore(), "rank": 0, "world_size": 1}
     longest = timedelta(seconds=max(recipe.faults.step_timeout, recipe.faults.pause_timeout))

@@ -11,8 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
-import torch
-
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import TrainingSamples
@@ -33,7 +31,6 @@ from retrieva_pretrain.training.watchdog import Watchdog
 def dry_run(recipe: Recipe, vocab_size: int) -> None:
     """Build everything of a recipe whose tokenizer has `vocab_size` pieces, and take one step of every stage."""
     stop_requests = StopRequests()
-    torch.use_deterministic_algorithms(recipe.deterministic)
     ranks = distributed.initialize(recipe)
     watchdog = Watchdog(recipe.faults, ranks.rank, ranks.world_size, on_hang=lambda message: None)
     # A step that is skipped is written down in the run's folder: here in one that does not stay.

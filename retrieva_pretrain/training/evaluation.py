@@ -10,8 +10,9 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 
 from retrieva_pretrain.data.batches import HeldOutSamples, Samples
+from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.batch import MicroBatch, scored_slots, to_device
+from retrieva_pretrain.training.batch import MicroBatch, to_device
 from retrieva_pretrain.training.distributed import Ranks
 from retrieva_pretrain.training.step import run_micro_batches
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.durations import format_duration
 from retrieva_pretrain.training.step import StepResult
 
 _SMOOTHING = 0.1
@@ -128,7 +129,7 @@ def line(
         f"{_short(tokens)} tok/s {_short(tokens / work.world_size)}/GPU {tflops:.3g} TF/s"
         + (f" MFU {mfu:.1%}" if mfu is not None else ""),
         f"{memory / 2**30:.1f}G wait {interval.data_wait / interval.seconds:.0%}",
-        f"left {_time(left.of_stage(done))}/{_time(left.of_run(done))}",
+        f"left {format_duration(left.of_stage(done))}/{format_duration(left.of_run(done))}",
     ]
     return "  ".join(groups)
 
@@ -140,12 +141,3 @@ def _short(number: float) -> str:
             scaled = number / size
             return f"{scaled:.{max(0, 2 - int(math.log10(scaled)))}f}{unit}"
     return f"{number:.0f}"
-
-
-def _time(seconds: float) -> str:
-    """The two largest units: 3d04h, 4h05m, 12m30s, 9s."""
-    whole = round(seconds)
-    for size, large, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{large}{whole % size // part:02d}{small}"
-    return f"{whole}s"

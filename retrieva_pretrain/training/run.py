@@ -53,8 +53,6 @@ def train(
     if os.environ.get("RANK", "0") == "0":
         forget_outcome(folder)
     stop_requests = StopRequests(exit_before)
-    if recipe.deterministic:
-        platform.current().make_deterministic()
     ranks = distributed.initialize(recipe)
     watchdog = Watchdog(
         recipe.faults,

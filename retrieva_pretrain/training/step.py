@@ -22,9 +22,9 @@ from retrieva_pretrain.data.batches import TrainingSamples
 from retrieva_pretrain.data.prefetch import Prefetch
 from retrieva_pretrain.model.optimizer import set_learning_rate
 from retrieva_pretrain.model.recompute import set_recompute
-from retrieva_pretrain.recipe.layout import StageLayout
+from retrieva_pretrain.recipe.layout import StageLayout, scored_slots
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.batch import MicroBatch, scored_slots, to_device
+from retrieva_pretrain.training.batch import MicroBatch, to_device
 from retrieva_pretrain.training.distributed import (
     Ranks,
     counts_in_sums,

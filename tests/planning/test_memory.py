@@ -26,7 +26,8 @@ from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.recompute import set_recompute
-from retrieva_pretrain.planning.activations import count_activations, kept_by_layers, scored_slots
+from retrieva_pretrain.planning.activations import count_activations, kept_by_layers
+from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.planning.parameters import rank_parameters
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
@@ -71,7 +72,7 @@ for settings in SETTINGS:
     inner = unwrap_model(model)
     held = sum(p.numel() for p in inner.parameters())
     assert held == rank_parameters(recipe, VOCABULARY, 0), (settings, held)
-    slots = scored_slots(recipe, 0)
+    slots = scored_slots(recipe.masking_probability(0), recipe.curriculum[0].seq_length)
     ids = torch.randint(8, 500, (SAMPLES, length))
     positions = torch.arange(slots).expand(SAMPLES, slots)
     arguments = dict(input_ids=ids, scored_positions=positions, labels=ids[:, :slots].contiguous())
