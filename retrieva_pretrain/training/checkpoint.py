@@ -187,9 +187,7 @@ class Checkpointer:
     def _problem(self, task: _Task) -> str | None:
         """Return what a process's task ended with, the same on all processes."""
         mine = None if task.error is None else f"process {self.ranks.rank}: {_told(task.error)}"
-        all_of_them: list[str | None] = [None] * self.ranks.world_size
-        dist.all_gather_object(all_of_them, mine)
-        return next((problem for problem in all_of_them if problem is not None), None)
+        return distributed.first_problem(mine)
 
     def _describe(self, saving: _Saving) -> None:
         """Let the first process make a checkpoint of what all have written."""

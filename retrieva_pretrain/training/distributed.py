@@ -51,6 +51,11 @@ def initialize(recipe: Recipe) -> Ranks:
     alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": HashStore(), "rank": 0, "world_size": 1}
     longest = timedelta(seconds=max(recipe.faults.step_timeout, recipe.faults.pause_timeout))
     dist.init_process_group(machine.distributed_backend, timeout=longest + _BEHIND_WATCHDOG, **alone)
+    return divide(recipe)
+
+
+def divide(recipe: Recipe) -> Ranks:
+    """Divide processes that have joined into the groups of a recipe's layout."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,
         pipeline_model_parallel_size=recipe.parallelism.pipeline_model_parallel_size,
@@ -96,6 +101,13 @@ def largest_of_processes(value: float) -> float:
     tensor = torch.tensor([value], dtype=torch.float64, device=platform.current().device())
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return float(tensor.item())
+
+
+def first_problem(mine: str | None) -> str | None:
+    """Return what the first of the processes that met a problem says of it; None where none did. The same on all."""
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, mine)
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def counts_in_sums() -> bool:

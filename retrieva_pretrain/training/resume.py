@@ -58,7 +58,7 @@ def resume(
     found = distributed.from_first(folder.checkpoints_by_age() if ranks.is_first else [])
     unusable: list[tuple[Path, str | None]] = []
     for path, damage in found:
-        problem = damage or _corruption(path, ranks) or _load_problem(path, model, optimizer, ranks)
+        problem = damage or _corruption(path, ranks) or _load_problem(path, model, optimizer)
         if problem is not None:
             unusable.append((path, problem))
             if ranks.is_first:
@@ -88,12 +88,10 @@ def _corruption(path: Path, ranks: Ranks) -> str | None:
         problem = find_corruption(path, names, _Progress(path, ranks).read)
     except DamagedCheckpointError as damage:
         problem = str(damage)
-    return _first_problem(problem, ranks)
+    return distributed.first_problem(problem)
 
 
-def _load_problem(
-    path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer, ranks: Ranks
-) -> str | None:
+def _load_problem(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> str | None:
     """Load a checkpoint; returns what any process met, the same on all."""
     problem = None
     try:
@@ -101,13 +99,7 @@ def _load_problem(
     except Exception as error:  # megatron-core and torch raise whatever they stumble over
         versions = read_description(path)["versions"]
         problem = f"it cannot be loaded ({type(error).__name__}: {error}); it was saved with {versions}"
-    return _first_problem(problem, ranks)
-
-
-def _first_problem(mine: str | None, ranks: Ranks) -> str | None:
-    problems: list[str | None] = [None] * ranks.world_size
-    dist.all_gather_object(problems, mine)
-    return next((problem for problem in problems if problem is not None), None)
+    return distributed.first_problem(problem)
 
 
 class _Progress:

@@ -37,7 +37,6 @@ from retrieva_pretrain.training.gathered_state import begin_state, padding_betwe
 # The default sharding type of the distributed optimizer cannot be saved ("flattened_range is not supported",
 # megatron-core 0.16.1 and 0.19.2); this one can, and loads at any other number of processes.
 # Handed on as copies: megatron-core puts its process groups into it.
-# Handed on as copies: megatron-core puts its process groups into it.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 _FORMAT = "torch_dist", 1
 # Files, and threads that write them, of one process; megatron-core's default.

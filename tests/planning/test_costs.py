@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +15,8 @@ from retrieva_pretrain.planning.plan import Plan, make_plan
 from retrieva_pretrain.planning.suggest import suggest
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.planning.retrieva_plan import REPOSITORY, retrieva_plan
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = REPOSITORY / "recipes" / "retrievabert-1.3b.yaml"
 
 
@@ -30,22 +27,6 @@ def tokenizer(llm_jp_model: Path) -> str:
 
 def reference(*overrides: str) -> Recipe:
     return load_yaml(Recipe, REFERENCE, list(overrides))
-
-
-def retrieva_plan(*arguments: str, columns: int = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "retrieva_pretrain", "plan", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-        env={
-            **os.environ,
-            "COLUMNS": str(columns),
-            "PYTHONPATH": str(REPOSITORY),
-            "PYTHONIOENCODING": "utf-8",
-        },
-    )
 
 
 def test_the_published_run_adds_up(tokenizer: str) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,22 +17,11 @@ from retrieva_pretrain.planning.parameters import count_parameters
 from retrieva_pretrain.planning.plan import make_plan
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.planning.retrieva_plan import REPOSITORY, retrieva_plan
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = REPOSITORY / "recipes" / "retrievabert-1.3b.yaml"
 SMALL = REPOSITORY / "tests" / "recipe" / "small.yaml"
 MakeCorpus = Callable[..., Path]
-
-
-def retrieva_plan(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "retrieva_pretrain", "plan", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "80", "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"},
-    )
 
 
 def with_data(folder: Path, tokenizer: Tokenizer, make_corpus: MakeCorpus, *overrides: str) -> Recipe:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from retrieva_pretrain.data.batches import TrainingSamples
 from retrieva_pretrain.model.build import build_model, wrap_model
@@ -70,17 +69,7 @@ def join(recipe: Recipe) -> Ranks:
     for group in list(dist.distributed_c10d._world.pg_map):
         if group is not everyone:
             dist.destroy_process_group(group)
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=recipe.parallelism.tensor_model_parallel_size,
-        pipeline_model_parallel_size=recipe.parallelism.pipeline_model_parallel_size,
-    )
-    model_parallel_cuda_manual_seed(recipe.seed)
-    return Ranks(
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        data_parallel_rank=parallel_state.get_data_parallel_rank(),
-        data_parallel_size=parallel_state.get_data_parallel_world_size(),
-    )
+    return distributed.divide(recipe)
 
 
 def saved_and_trained(run: Any, ranks: Ranks, source: RunFolder | None) -> list[float]:
