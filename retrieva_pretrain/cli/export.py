@@ -32,6 +32,9 @@ def export(
     licence: Annotated[
         str, typer.Option("--license", help="Licence of the weights, for the model card.")
     ] = "apache-2.0",
+    language: Annotated[
+        str, typer.Option("--language", help="Languages of the corpora with commas, for the model card.")
+    ] = "ja",
 ) -> None:
     """Make of a checkpoint a directory that Hugging Face's transformers loads, and show that both compute the same.
 
@@ -48,7 +51,14 @@ def export(
 
     console = Console()
     source, parity, ids = export_run(
-        run, out, status=console.status, step=step, tokenizer=tokenizer, scores=scores, licence=licence
+        run,
+        out,
+        status=console.status,
+        step=step,
+        tokenizer=tokenizer,
+        scores=scores,
+        licence=licence,
+        languages=language.split(","),
     )
     console.print(
         f"{out}: step {source.step:,} of {run}. Logits of the trained and the exported model differ by at most"

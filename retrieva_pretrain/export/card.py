@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ def model_card(
     *,
     name: str,
     licence: str,
+    languages: Sequence[str],
     scores: str | None,
 ) -> str:
     """Return the card in Markdown.
@@ -35,6 +36,7 @@ def model_card(
         parameters: of the model.
         name: how the model is called, for the title and the snippet.
         licence: as the Hub spells it.
+        languages: as the Hub spells them, `ja`.
         scores: Markdown with scores on downstream tasks; None where none are known.
     """
     template = files("retrieva_pretrain.export").joinpath("card.md.j2").read_text(encoding="utf-8")
@@ -46,6 +48,7 @@ def model_card(
     return environment.from_string(template).render(
         name=name,
         licence=licence,
+        languages=languages,
         model=source.model,
         vocab_size=source.tokenizer.vocab_size,
         padded_vocab_size=source.padded_vocab_size,

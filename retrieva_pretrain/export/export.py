@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -44,6 +44,7 @@ def export(
     tokenizer: Path | None = None,
     scores: Path | None = None,
     licence: str = "apache-2.0",
+    languages: Sequence[str] = ("ja",),
 ) -> tuple[Source, ParityReport, TokenizerReport]:
     """Export a checkpoint; `out` is there, whole, when this returns, and not there where it raises.
 
@@ -55,6 +56,7 @@ def export(
         tokenizer: the run's SentencePiece model, where it is no longer where the recipe says.
         scores: Markdown with scores on downstream tasks for the model card.
         licence: of the weights, as the Hub spells it, for the model card.
+        languages: of the corpora, as the Hub spells them, for the model card.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
@@ -92,7 +94,15 @@ def export(
             json.dumps(_provenance(source, parity, ids), indent=2, ensure_ascii=False) + "\n",
             encoding="utf-8",
         )
-        card = model_card(source, parity, parameters, name=out.name, licence=licence, scores=evaluated)
+        card = model_card(
+            source,
+            parity,
+            parameters,
+            name=out.name,
+            licence=licence,
+            languages=languages,
+            scores=evaluated,
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
     return source, parity, ids
 

@@ -40,9 +40,15 @@ def fill_mask(directory: Path, text: str, top: int) -> list[list[Answer]]:
     logging.disable_progress_bar()
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-        model = RetrievaBertForMaskedLM.from_pretrained(directory, dtype=torch.float32).eval()
+        model, told = RetrievaBertForMaskedLM.from_pretrained(
+            directory, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{directory}: cannot be loaded ({str(error)[:500]})") from None
+    wrong = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in told[kind]]
+    if wrong:
+        raise CheckpointError(f"{directory}: the weights are not this model's, such as {wrong[0]}")
+    model.eval()
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -146,7 +146,7 @@ def test_the_snippet_of_the_model_card_runs_as_it_stands(exported: Path) -> None
     assert ours[0]["score"] >= ours[-1]["score"]
 
 
-def test_fill_mask_answers_every_mask_with_tokens_of_the_vocabulary(exported: Path) -> None:
+def test_fill_mask_answers_every_mask_with_tokens_of_the_vocabulary(exported: Path, tmp_path: Path) -> None:
     done = retrieva("fill-mask", exported, "あ<MASK|LLM-jp>い<MASK|LLM-jp>", "--top", "400", "--json")
     masks = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(masks) == 2
@@ -157,6 +157,11 @@ def test_fill_mask_answers_every_mask_with_tokens_of_the_vocabulary(exported: Pa
     assert "holds no <MASK|LLM-jp>" in refused("fill-mask", exported, "あ")
     assert "80 positions" in refused("fill-mask", exported, "<MASK|LLM-jp>" * 100)
     assert "config.json" in refused("fill-mask", exported.parent, "<MASK|LLM-jp>")
+    weights = load_file(exported / "model.safetensors")
+    del weights["lm_head.dense.bias"]
+    lacking = shutil.copytree(exported, tmp_path / "lacking")
+    save_file(weights, lacking / "model.safetensors", {"format": "pt"})
+    assert "lm_head.dense.bias" in refused("fill-mask", lacking, "<MASK|LLM-jp>")
 
 
 def test_sentence_transformers_loads_it_as_an_encoder(exported: Path) -> None:

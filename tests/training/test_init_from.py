@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from retrieva_pretrain.training.run_folder import RunFolder
+from tests.export.conftest import retrieva
 
 if TYPE_CHECKING:
     from tests.training.conftest import World
@@ -92,3 +93,19 @@ def test_weights_that_do_not_fit_or_are_damaged_are_refused_and_fp32_ones_begin_
     shard.write_bytes(content)
     message = world.refused(*another, "name=damaged", f"init_from={run}")
     assert f"{shard.name} is not what was written" in message
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_a_model_that_was_exported_and_imported(world: World) -> None:
+    source = world.train(*SHORT, processes=1)
+    exported, imported = world.folder / "exported", world.folder / "imported"
+    retrieva("export", world.folder / "runs" / "small", exported)
+    retrieva("import", exported, imported)
+    another = [setting.replace("%s", str(world.folder)) for setting in ANOTHER]
+    fresh = world.train(
+        *another, f"init_from={imported}", "parallelism.tensor_model_parallel_size=2", processes=2
+    )
+    # An export is in bf16, and so are the weights that a bf16 run computes with.
+    np.testing.assert_allclose(held_out(fresh, 0), held_out(source, 8), rtol=5e-3)
+    message = world.refused(*another, "name=other", f"init_from={imported}", "model.num_layers=1")
+    assert "model.num_layers: 2 -> 1" in message
