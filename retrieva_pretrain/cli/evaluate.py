@@ -93,6 +93,7 @@ def evaluate(
         epochs=tuple(int(n) for n in _numbers("--epochs", epochs, int)),
         seeds=tuple(int(n) for n in _numbers("--seeds", seeds, int, least=0)),
         batch_size=batch_size,
+        bf16=bf16,
         max_steps=max_steps,
         max_examples=max_examples,
     )
@@ -119,7 +120,7 @@ def evaluate(
     quiet()
     done = run(
         evaluation,
-        Device(on_device, bf16, gradient_checkpointing, progress=sys.stderr.isatty() and not as_json),
+        Device(on_device, gradient_checkpointing, progress=sys.stderr.isatty() and not as_json),
         lambda line: typer.echo(line, err=True),
     )
     scores, tokens = evaluated_before(output)

@@ -50,7 +50,6 @@ class Device:
     batch_size: int
     """Examples in one forward pass; gradients of several are added up to the protocol's batch."""
 
-    bf16: bool = False
     gradient_checkpointing: bool = False
     progress: bool = False
     """Whether Trainer's own bar is shown."""
@@ -131,7 +130,7 @@ def fine_tune(prepared: PreparedTask, protocol: Protocol, point: GridPoint, devi
                 per_device_eval_batch_size=device.batch_size,
                 gradient_accumulation_steps=accumulation,
                 gradient_checkpointing=device.gradient_checkpointing,
-                bf16=device.bf16,
+                bf16=protocol.bf16,
                 seed=point.seed,
                 data_seed=point.seed,
                 save_strategy="no",

@@ -168,7 +168,7 @@ def note(protocol: Protocol) -> str:
     trial = " **A trial: training was cut short, these scores say nothing.**" if protocol.is_a_trial else ""
     return (
         f"Development sets of JGLUE; the best of learning rates {rates} and {epochs} epochs, batches of"
-        f" {protocol.batch_size}, warm-up over a tenth of the steps, mean over {len(protocol.seeds)} seed(s)."
+        f" {protocol.batch_size}{', bf16' if protocol.bf16 else ''}, warm-up over a tenth of the steps, mean over {len(protocol.seeds)} seed(s)."
         " Published rows are others' own figures."
         f"{trial}"
     )

@@ -28,6 +28,7 @@ class Store:
         self.encoder = encoder
         self.settings: dict[str, Any] = {
             "batch_size": protocol.batch_size,
+            "bf16": protocol.bf16,
             "max_steps": protocol.max_steps,
             "max_examples": protocol.max_examples,
         }

@@ -89,6 +89,9 @@ class Protocol:
     epochs: tuple[int, ...] = (3, 4)
     seeds: tuple[int, ...] = (42,)
     batch_size: int = 32
+    bf16: bool = False
+    """Mixed precision; JGLUE's own is fp32."""
+
     max_steps: int | None = None
     """Optimizer steps of a point at most, to try things out; None for all of its epochs."""
 

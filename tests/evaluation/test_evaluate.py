@@ -85,20 +85,11 @@ def test_several_encoders_stand_in_one_table_and_results_of_another_model_are_re
         other, "--task", "jnli", "--data", jglue, "--output", output, *TRIAL, expected=1
     ).stderr
     assert "computed with another model" in refused and "--output" in refused
-    refused = evaluate(
-        encoder,
-        "--task",
-        "jnli",
-        "--data",
-        jglue,
-        "--output",
-        output,
-        *TRIAL,
-        "--batch-size",
-        "8",
-        expected=1,
-    ).stderr
-    assert "computed with another settings" in refused
+    for setting in (["--batch-size", "8"], ["--bf16"]):
+        refused = evaluate(
+            *(encoder, "--task", "jnli", "--data", jglue, "--output", output, *TRIAL, *setting), expected=1
+        ).stderr
+        assert "computed with another settings" in refused
 
 
 @pytest.mark.slow
