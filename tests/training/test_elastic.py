@@ -53,13 +53,10 @@ def losses_of(
     return world.losses(*settings, processes=processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "settings"),
-    [
-        (2, (TENSOR, SEQUENCE)),
-        pytest.param(2, (PIPELINE,), marks=pytest.mark.slow),
-        pytest.param(2, OVERLAP, marks=pytest.mark.slow),
-    ],
+    [(2, (TENSOR, SEQUENCE)), (2, (PIPELINE,)), (2, OVERLAP)],
     ids=["TP=2 with sequence parallelism", "PP=2", "DP=2, overlapped"],
 )
 def test_a_divided_model_gives_the_losses_of_one_process(

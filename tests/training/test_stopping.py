@@ -46,13 +46,10 @@ def outcome(world: World, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "whom"),
-    [
-        (signal.SIGTERM, "torchrun"),
-        pytest.param(signal.SIGUSR1, "one worker", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, "one worker", marks=pytest.mark.slow),
-    ],
+    [(signal.SIGTERM, "torchrun"), (signal.SIGUSR1, "one worker"), (signal.SIGTERM, "one worker")],
 )
 def test_a_signal_to_any_process_stops_all_after_the_same_step_and_nothing_is_lost(
     world: World, number: signal.Signals, whom: str
