@@ -57,7 +57,8 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow
 
-test-all: test-slow test-latest
+# The newest first: a slow test reads checkpoints that it has written.
+test-all: test-latest test-slow
 
 test-latest:
 ifeq ($(PYTHON_LATEST),)

@@ -200,6 +200,25 @@ def test_real_texts_get_the_same_ids(real: tuple[Tokenizer, ExportedTokenizer], 
     assert report.tokens > 50_000
 
 
+def test_every_token_knows_the_characters_it_stands_for(
+    real: tuple[Tokenizer, ExportedTokenizer], tmp_path: Path
+) -> None:
+    """Answers of SQuAD's kind are cut out of a text by these."""
+    real[1].write(tmp_path, 77)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    context = "梅雨 [SEP] 梅雨(つゆ)は、<b>北海道</b>と𠮷野家😀。\n  改行 < foo bar"
+    encoded = tokenizer("どこか。", context, return_offsets_mapping=True)
+    pieces: dict[tuple[int, int], list[int]] = {}
+    for number, span, part in zip(
+        encoded["input_ids"], encoded["offset_mapping"], encoded.sequence_ids(0), strict=True
+    ):
+        if part == 1:
+            pieces.setdefault(tuple(span), []).append(number)
+    assert "".join(context[slice(*span)] for span in sorted(pieces)) == context
+    for span, numbers in pieces.items():  # several where one character is spelt in bytes
+        assert tokenizer.decode(numbers).strip() == context[slice(*span)].strip()
+
+
 @pytest.mark.slow
 def test_all_of_the_real_corpora_get_the_same_ids_ties_aside(
     real: tuple[Tokenizer, ExportedTokenizer], shared: Path
