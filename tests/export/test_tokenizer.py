@@ -149,7 +149,6 @@ def test_transformers_loads_it_with_pairs_and_without_token_types_and_saves_it_a
         with pytest.raises((TypeError, UnicodeEncodeError)):
             tokenizer("\ud800")
         tokenizer.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "special_tokens_map.json").read_text())["mask_token"] == "<MASK|LLM-jp>"
 
 
 def test_a_tokenizer_with_other_ids_is_refused(demo_tokenizer: Tokenizer) -> None:
