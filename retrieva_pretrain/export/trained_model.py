@@ -23,12 +23,13 @@ def write_trained_logits(
     distributed.initialize(recipe)
     try:
         built = build_model(recipe, padded_vocab_size)
-        # Read the way a run reads it, not by the table of names that is being checked.
+        _convert(built, torch.bfloat16)
+        # Read the way a run reads it, not by the table of names that is being checked. megatron-core reads into memory
+        # of its own first: in bf16 both together take what the model takes in fp32.
         load_tensors(checkpoint, built)
+        _convert(built, torch.float32)
         built.eval()
         with torch.inference_mode():
-            for parameter in built.parameters():
-                parameter.copy_(parameter.bfloat16())
             for number, batch in enumerate(made):
                 logits = built(
                     input_ids=torch.from_numpy(batch.input_ids),
@@ -38,6 +39,12 @@ def write_trained_logits(
                 np.save(folder / f"{number}.npy", logits.numpy())
     finally:
         distributed.shut_down()
+
+
+def _convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give parameters another type, one after the other, so that the model is never there twice."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _not_allowed(attention_mask: torch.Tensor) -> torch.Tensor:
