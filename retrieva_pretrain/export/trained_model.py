@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,7 @@ def write_trained_logits(
     recipe = _alone(model)
     distributed.initialize(recipe)
     try:
-        built = build_model(recipe, padded_vocab_size)
-        _convert(built, torch.bfloat16)
-        # Read the way a run reads it, not by the table of names that is being checked. megatron-core reads into memory
-        # of its own first: in bf16 both together take what the model takes in fp32.
-        load_tensors(checkpoint, built)
-        _convert(built, torch.float32)
+        built = _read(recipe, padded_vocab_size, checkpoint)
         built.eval()
         with torch.inference_mode():
             for number, batch in enumerate(made):
@@ -41,10 +37,33 @@ def write_trained_logits(
         distributed.shut_down()
 
 
-def _convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give parameters another type, one after the other, so that the model is never there twice."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+def _read(recipe: Recipe, padded_vocab_size: int, checkpoint: Path) -> torch.nn.Module:
+    """Return the trained model in fp32, with its weights rounded to bf16.
+
+    Memory is bounded by the model in fp32 and a little: the model is made without memory, and read in bf16, for
+    megatron-core reads into memory of its own first.
+    """
+    with torch.device("meta"):
+        built: torch.nn.Module = build_model(recipe, padded_vocab_size, perform_initialization=False)
+    built.bfloat16()
+    if list(built.buffers()):
+        raise RuntimeError(
+            "the model has buffers, which building it without memory leaves without their values"
+        )
+    built.to_empty(device="cpu")
+    # Read the way a run reads it, not by the table of names that is being checked.
+    load_tensors(checkpoint, built)
+    _give_memory_back()
+    for parameter in built.parameters():
+        parameter.data = parameter.data.float()
+    return built
+
+
+def _give_memory_back() -> None:
+    """Have the C library return what was freed; glibc keeps it for itself otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _not_allowed(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -270,17 +270,26 @@ def _run_cost(
             node_hours = total.expected / 3600 * -(-gpus // hardware.gpus_per_node)
             price = None if hardware.node_hour_price is None else node_hours * hardware.node_hour_price
         jobs = None if hardware.walltime is None else -(-int(total.expected) // hardware.walltime)
-    checkpoint = parameters * (14 if recipe.precision == "bf16" else 12)
-    # The newest, the last of each stage, and the one that is being written.
-    kept = min(recipe.checkpoint.keep + len(recipe.curriculum), _saves(recipe)) + 1
+    checkpoint, checkpoints = checkpoint_bytes(recipe, parameters)
     return RunCost(
         time=total,
         node_hours=node_hours,
         price=price,
         jobs=jobs,
         checkpoint=checkpoint,
-        checkpoints=kept * checkpoint,
+        checkpoints=checkpoints,
     )
+
+
+def checkpoint_bytes(recipe: Recipe, parameters: int) -> tuple[int, int]:
+    """Return the bytes of one checkpoint, and of all that are on the disk at a time at most.
+
+    A parameter takes its weight, and Adam's master copy and two moments in fp32; in fp32 the weight is its own master.
+    """
+    one = parameters * (14 if recipe.precision == "bf16" else 12)
+    # The newest, the last of each stage, and the one that is being written.
+    kept = min(recipe.checkpoint.keep + len(recipe.curriculum), _saves(recipe)) + 1
+    return one, kept * one
 
 
 def _saves(recipe: Recipe) -> int:

@@ -133,7 +133,11 @@ def _layouts(recipe: Recipe, gpus: int, hardware: Hardware, padded_vocab_size: i
                     "sequence_parallel": tensor > 1,
                 }
             )
-            yield recipe.model_copy(update={"parallelism": sizes})
+            changed = recipe.model_copy(update={"parallelism": sizes})
+            try:  # not every layout goes with every choice of kernels and data
+                yield Recipe.model_validate(changed.model_dump())
+            except ValueError:
+                continue
 
 
 def _choices(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.profiles import ClusterProfile
+from retrieva_pretrain.planning import plan as planned
 from retrieva_pretrain.planning.parameters import count_parameters
 from retrieva_pretrain.recipe.layout import padded_vocab_size
 from retrieva_pretrain.recipe.schema import Recipe
@@ -71,13 +72,10 @@ def judge(
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Return what the checkpoints of a recipe need, the one being written included.
-
-    Per parameter bf16 weights and Adam's fp32 master copy and two moments: 2 + 4 + 4 + 4 bytes.
-    """
+    """Return what the checkpoints of a recipe need at most, the one being written included."""
     vocab_size = Tokenizer(recipe.tokenizer.model).vocab_size
     padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
-    return (recipe.checkpoint.keep + 1) * 14 * count_parameters(recipe.model, padded).total
+    return planned.checkpoint_bytes(recipe, count_parameters(recipe.model, padded).total)[1]
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:

@@ -136,6 +136,10 @@ class Checkpointer:
             self._retry_at = step + max(1, min(_RETRY_STEPS, self.config.save_interval // 10))
         return step >= self._retry_at
 
+    def settle(self) -> None:
+        """Wait until no save is at work, whatever came of it."""
+        self._advance(wait=True)
+
     def finish(self) -> None:
         """Wait until the last save is whole, trying again where it failed; call it before the run ends.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -26,6 +27,7 @@ from retrieva_pretrain.errors import CheckpointError
 DESCRIPTION = "checkpoint.json"
 _PIECE = 1 << 22
 _THREADS = 4
+_READ_AGAIN_AFTER = 1.0, 5.0
 # The types of the fields, so that a file of another shape is told apart from a checkpoint's.
 _FIELDS = {"step": int, "world_size": int, "versions": dict, "identity": dict, "state": dict, "files": dict}
 
@@ -123,10 +125,15 @@ def share_of_files(checkpoint: Path, rank: int, world_size: int) -> list[str]:
 
 
 def _differs(path: Path, entry: dict[str, Any]) -> str | None:
-    try:
-        found = file_sum(path)
-    except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
+    # Network file systems stumble and recover: one refusal is not yet a damaged checkpoint.
+    for pause in (*_READ_AGAIN_AFTER, None):
+        try:
+            found = file_sum(path)
+            break
+        except OSError as error:
+            if pause is None or isinstance(error, FileNotFoundError):
+                return f"{path.name} cannot be read ({error.strerror})"
+            time.sleep(pause)
     if found["size"] != entry["size"]:
         return f"{path.name} has {found['size']} bytes instead of {entry['size']}"
     if found["xxh3_128"] != entry["xxh3_128"]:

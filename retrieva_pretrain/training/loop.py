@@ -9,6 +9,7 @@ from retrieva_pretrain import platform
 from retrieva_pretrain.errors import SkippedStepsError
 from retrieva_pretrain.model.build import gather_weights
 from retrieva_pretrain.training.checkpoint import Checkpointer
+from retrieva_pretrain.training.distributed import from_first
 from retrieva_pretrain.training.evaluation import Evaluator
 from retrieva_pretrain.training.metrics import MetricsLog
 from retrieva_pretrain.training.profiling import StepProfiler
@@ -45,7 +46,7 @@ class Loop:
             Stopped: the run was asked to stop before its end; it has saved.
         """
         started_at = step
-        if step == 0:
+        if self._misses_evaluation(step):
             self._evaluate(step)
         stop = self.stop_requests.decide()
         while step < self.curriculum.total_steps and stop is None:
@@ -65,7 +66,9 @@ class Loop:
             if self.profiler is not None:
                 self.watchdog.enter("checkpoint", step)
                 self.profiler.after_step(step)
-            stop = result.stop or self._between_steps(step)
+            # A request in the last step comes too late: the run ends here, with all that belongs to its end.
+            is_over = step == self.curriculum.total_steps
+            stop = result.stop if result.stop and not is_over else self._between_steps(step)
         if self.profiler is not None:
             self.profiler.close(step)
         if stop is not None and step < self.curriculum.total_steps:
@@ -79,12 +82,12 @@ class Loop:
         except SkippedStepsError:
             # The run ends, on all processes alike; a checkpoint that is being written need not be lost with it.
             self.watchdog.enter("checkpoint", step)
-            self.checkpointer.finish()
+            self.checkpointer.settle()
             raise
 
     def _between_steps(self, step: int) -> str | None:
         """Evaluate and save where it is time; returns why the run is to stop, where it was asked meanwhile."""
-        evaluates = self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0
+        evaluates = self._evaluates_after(step)
         if evaluates:
             self._evaluate(step)
         # Not at every step: another phase sets the watchdog's timer anew, which starts a thread.
@@ -103,17 +106,29 @@ class Loop:
         if self.metrics is not None:
             say(f"asked to stop by {reason} after step {step}")
         self.watchdog.enter("checkpoint", step)
-        self.checkpointer.finish()
+        self.checkpointer.settle()  # one that failed is nothing to end with: what is saved now is newer
         if has_moved and self.checkpointer.last_saved != step:
             self._save(step)
-            self.checkpointer.finish()
+        self.checkpointer.finish()
         raise Stopped(reason, step)
 
     def _ends_stage(self, step: int) -> bool:
         return step == self.curriculum.stage_steps(self.curriculum.at(step - 1).index)[1]
 
+    def _evaluates_after(self, step: int) -> bool:
+        return self._ends_stage(step) or step % self.recipe.evaluation.eval_interval == 0
+
+    def _misses_evaluation(self, step: int) -> bool:
+        """Whether the step that the run begins after was to be evaluated and was not: a stop leaves at once."""
+        if step == 0:
+            return True
+        if step == self.curriculum.total_steps or not self._evaluates_after(step):
+            return False
+        return from_first(self.metrics is not None and not self.metrics.has_evaluation(step))
+
     def _evaluate(self, step: int) -> None:
         """Score the held-out text at the length of the stage just trained, and at the longest one."""
+        started = time.perf_counter()
         self.watchdog.enter("evaluation", step)
         gather_weights(self.stepper.model)
         position = self.curriculum.at(max(step - 1, 0))
@@ -135,6 +150,7 @@ class Loop:
                     f"held-out text after step {step}, length {seq_length}, loss (accuracy): "
                     + ", ".join(shown)
                 )
+        self.stop_requests.note_evaluation(time.perf_counter() - started)
 
     def _save(self, step: int) -> None:
         gather_weights(self.stepper.model)

@@ -63,6 +63,14 @@ class MetricsLog:
         else:
             self._is_failing = False
 
+    def has_evaluation(self, step: int) -> bool:
+        """Whether held-out text was scored after so many steps, by this or an earlier start of the run."""
+        with Path(self.file.name).open(encoding="utf-8") as lines:
+            return any(
+                line.startswith('{"kind": "evaluation"') and json.loads(line)["step"] == step
+                for line in lines
+            )
+
     def train_step(
         self, done: int, result: StepResult, seconds: float, data_wait: float, skipped: int
     ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
@@ -93,12 +94,18 @@ def _corruption(path: Path, ranks: Ranks) -> str | None:
 
 def _load_problem(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> str | None:
     """Load a checkpoint; returns what any process met, the same on all."""
-    problem = None
+    problem = out_of_memory = None
     try:
         load_shards(path, model, optimizer)
     except Exception as error:  # megatron-core and torch raise whatever they stumble over
         versions = read_description(path)["versions"]
         problem = f"it cannot be loaded ({type(error).__name__}: {error}); it was saved with {versions}"
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            out_of_memory = f"{path}: out of memory while it was loaded ({error})"
+    # Too little memory says nothing of the checkpoint, and another one is as large.
+    out_of_memory = distributed.first_problem(out_of_memory)
+    if out_of_memory is not None:
+        raise MemoryError(out_of_memory)
     return distributed.first_problem(problem)
 
 

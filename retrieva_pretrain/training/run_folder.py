@@ -129,10 +129,15 @@ class RunFolder:
     def publish(self, partial: Path, step: int) -> Path:
         """Give a checkpoint that is complete and on the disk its name; returns its folder."""
         final = self.checkpoint(step)
-        if final.exists():  # only a damaged one can stand here: a whole one would have been resumed from
-            self.remove(final)
+        # What stands here is damaged, or whole with a `latest` that could not be written: it goes when the new one is
+        # in its place.
+        before = final.with_name(f".{final.name}.removed")
+        shutil.rmtree(before, ignore_errors=True)
+        if final.exists():
+            final.rename(before)
         partial.rename(final)
         sync_directory(self.checkpoints)
+        shutil.rmtree(before, ignore_errors=True)
         self.point_latest_to(final)
         return final
 

@@ -46,6 +46,7 @@ class StopRequests:
         self._started = psutil.Process().create_time()
         self._step_seconds = 0.0
         self._save_seconds = 0.0
+        self._evaluation_seconds = 0.0
         signal.signal(signal.SIGTERM, self._hear)
         signal.signal(signal.SIGUSR1, self._hear)
 
@@ -57,13 +58,21 @@ class StopRequests:
         self._step_seconds = max(self._step_seconds, step_seconds)
         self._save_seconds = save_seconds
 
+    def note_evaluation(self, seconds: float) -> None:
+        """Remember the slowest evaluation, which may stand between a request and the next step."""
+        self._evaluation_seconds = max(self._evaluation_seconds, seconds)
+
     def votes(self) -> list[float]:
         """Return what this process adds to the sum over processes: one number a reason, 1 where it was asked."""
         if self._limit is not None:
             unknown = min(_UNKNOWN_SHARE * self._limit, _UNKNOWN_SECONDS)
-            save = _SAFETY * self._save_seconds or unknown
+            # A vote is cast within a step and obeyed at its end, so two steps may pass after one that was just not
+            # cast; and a save that is at work is finished before the last one begins.
+            needed = 2 * self._step_seconds + 2 * self._save_seconds + self._evaluation_seconds
             left = self._limit - (time.time() - self._started)
-            self._asked[2] = self._asked[2] or left < save + _SAFETY * self._step_seconds
+            self._asked[2] = self._asked[2] or left < _SAFETY * needed + (
+                0 if self._save_seconds else unknown
+            )
         return [float(asked) for asked in self._asked]
 
     @classmethod

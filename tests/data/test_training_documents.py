@@ -191,7 +191,7 @@ def retrieva(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert "LOADED set()" in done.stderr
     assert "Traceback" not in done.stderr

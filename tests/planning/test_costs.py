@@ -149,3 +149,11 @@ def test_the_curriculum_is_drawn(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 10_000
     refused = retrieva_plan(str(REFERENCE), "--plot", str(tmp_path / "curriculum.txt"))
     assert refused.returncode == 1 and "ends in .png or .svg" in refused.stderr
+
+
+def test_what_is_suggested_is_a_recipe_that_loads(tokenizer: str) -> None:
+    """Attention inside documents through Transformer Engine does not go with sequence parallelism."""
+    choices = ["data.reset_attention_mask=true", "kernels.transformer_impl=transformer_engine"]
+    small = replace(H100, gpu_memory=24 * GIB)
+    found = suggest(reference(*choices), 8, small, 100_096, "flash").overrides(reference(*choices))
+    assert reference(*choices, *found).parallelism.sequence_parallel is False

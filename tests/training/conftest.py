@@ -42,6 +42,10 @@ logging: {{tensorboard: false}}
 """
 
 
+# Seconds that something may take which takes a few on a machine with nothing else to do.
+PATIENCE = 600
+
+
 @dataclass
 class World:
     """A folder with corpora and a recipe, in which runs are made."""
@@ -57,7 +61,7 @@ class World:
         """Train to the end under torchrun and return the run's metrics."""
         log = f"train-{len(list(self.folder.glob('train-*')))}.log"
         process = self.start(*overrides, processes=processes, log=log)
-        assert process.wait(timeout=300) == 0, (self.folder / log).read_text()[-4000:]
+        assert process.wait(timeout=PATIENCE) == 0, (self.folder / log).read_text()[-4000:]
         return self.metrics(next((o[5:] for o in overrides if o.startswith("name=")), "small"))
 
     def metrics(self, name: str = "small") -> list[dict[str, Any]]:
@@ -73,7 +77,7 @@ class World:
             [sys.executable, "-m", "retrieva_pretrain", "train", str(self.recipe), *overrides],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 1, f"exit {done.returncode}: {done.stdout}{done.stderr}"

@@ -148,7 +148,7 @@ def test_saves_on_a_disk_that_fills_at_any_byte_fail_on_all_processes_and_hundre
 
 @pytest.mark.slow
 def test_a_run_killed_in_the_midst_of_saves_goes_on_to_the_bit(world: World) -> None:
-    settings = ("checkpoint.save_interval=1", "checkpoint.keep=2")
+    settings = ("checkpoint.save_interval=1", "checkpoint.keep=2", "curriculum.0.train_iters=30")
     undisturbed = {
         r["step"]: r["loss"] for r in world.train("name=undisturbed", *settings) if r["kind"] == "train"
     }

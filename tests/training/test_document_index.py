@@ -55,7 +55,7 @@ def test_a_run_that_cannot_write_its_index_is_refused_in_one_message(
         large.parent.chmod(0o555)
     process = world.start(*overrides, processes=2)
     try:
-        assert process.wait(timeout=120) != 0
+        assert process.wait(timeout=600) != 0
     finally:
         large.parent.chmod(0o755)
     log = Path(world.folder / "train.log").read_text()

@@ -33,7 +33,7 @@ def test_a_dry_run_takes_a_step_of_every_stage_without_corpora_and_keeps_nothing
     process = world.start(
         "--dry-run", "parallelism.tensor_model_parallel_size=2", "data.reset_position_ids=true", log="dry.log"
     )
-    assert process.wait(timeout=120) == 0, (world.folder / "dry.log").read_text()
+    assert process.wait(timeout=600) == 0, (world.folder / "dry.log").read_text()
     log = (world.folder / "dry.log").read_text()
     for length in (16, 24, 32, 64):
         assert f"length {length}, " in log

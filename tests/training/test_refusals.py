@@ -65,7 +65,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_the_fields_that_differ(w
 
 def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(world: World) -> None:
     process = world.start(processes=3)
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=600) == 1
     log = (world.folder / "train.log").read_text()
     assert "cannot run on 3 GPUs" in log
     assert "global_batch_size 8" in log

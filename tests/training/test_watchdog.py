@@ -27,9 +27,9 @@ def begin(
     world: World, *overrides: str, processes: int = 2
 ) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """Start a long training and wait until it takes steps; returns torchrun and its workers, by rank."""
-    process = world.start(*LONG, "checkpoint.save_interval=50", *overrides, processes=processes)
+    process = world.start(*LONG, "checkpoint.save_interval=100000", *overrides, processes=processes)
     metrics = world.folder / "runs" / "small" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
         assert process.poll() is None, (world.folder / "train.log").read_text()[-3000:]
         assert time.monotonic() < deadline
@@ -39,19 +39,19 @@ def begin(
 
 
 def gone(workers: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(workers, timeout=20)[1]
+    return not psutil.wait_procs(workers, timeout=120)[1]
 
 
 def test_a_process_that_hangs_ends_the_others_with_their_stacks(world: World) -> None:
-    process, workers = begin(world, "faults.step_timeout=6")
+    process, workers = begin(world, "faults.step_timeout=15")
     hanging = random.choice([0, 1])
     try:
         workers[hanging].send_signal(signal.SIGSTOP)
         other = workers[1 - hanging]
-        other.wait(timeout=60)
+        other.wait(timeout=300)
         log = (world.folder / "train.log").read_text()
         assert f"process {1 - hanging} made no progress for" in log
-        assert "faults.step_timeout allows 6 s" in log
+        assert "faults.step_timeout allows 15 s" in log
         # The stacks of all threads, the one that waits in the step among them.
         assert "Current thread" in log or "Thread 0x" in log
         assert "in train_step" in log
@@ -59,7 +59,7 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(world: World) ->
         ended = json.loads((world.folder / "runs" / "small" / "exit.json").read_text())
         assert (ended["reason"], ended["code"]) == ("hung", 1)
         # torchrun asks the stopped one to leave, which it cannot, and kills it half a minute later.
-        assert process.wait(timeout=90) == 1
+        assert process.wait(timeout=300) == 1
         assert gone(workers)
     finally:
         kill_tree(process)
@@ -70,12 +70,12 @@ def test_a_process_that_dies_ends_the_others_at_once(world: World) -> None:
     process, workers = begin(world, "global_batch_size=6", processes=3)
     try:
         os.kill(random.choice(workers).pid, signal.SIGKILL)
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=300) == 1
         assert gone(workers)
         # What was saved before is whole: the run goes on.
         again = world.start(*LONG, "global_batch_size=6", processes=3, log="again.log")
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while "step " not in (world.folder / "again.log").read_text():
                 assert again.poll() is None, (world.folder / "again.log").read_text()[-3000:]
                 assert time.monotonic() < deadline
@@ -95,7 +95,7 @@ def test_a_fault_of_one_process_is_told_first_and_once(world: World) -> None:
     content[middle : middle + 2] = (65_000).to_bytes(2, "little")
     damaged.write_bytes(bytes(content))
     process = world.start("data.held_out_fraction=0", processes=2)
-    assert process.wait(timeout=200) == 1
+    assert process.wait(timeout=600) == 1
     log = (world.folder / "train.log").read_text()
     assert log.count("holds token ids outside") == 1
     assert log.index("holds token ids outside") < (log + "Traceback").index("Traceback")
