@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
 
@@ -50,6 +51,7 @@ class Supervisor:
         self.command = list(command)
         self.job = job
         self.files = spec.files
+        self.hosts: list[str] = []
         self.told: list[int] = []
         self.follow_up: str | None = None
 
@@ -65,8 +67,16 @@ class Supervisor:
             if (refusal := self._refusal(history)) is not None:
                 say(refusal)
                 return DONE if self._chain_is_over(history) else FAILED
-            self._prepare_follow_up()
-            return self._train()
+            try:
+                # Before anything is submitted: what fails here fails in the next job as well.
+                self.hosts = self._checked_hosts()
+                self._prepare_follow_up()
+                return self._train()
+            except Exception as error:
+                self._stop_because_of(error)
+                if isinstance(error, LaunchError | OSError):
+                    return FAILED
+                raise
 
     def _train(self) -> int:
         """Start training, and again after a failure that may pass."""
@@ -90,31 +100,57 @@ class Supervisor:
         """Train once, record how it began and ended, and say so."""
         history = read_history(self.files.attempts)
         number, before = history.next_number, self.files.newest_step()
-        hosts = self.job.hosts()
-        if len(hosts) != self.spec.nodes:
-            raise LaunchError(f"the job has {len(hosts)} nodes ({' '.join(hosts)}), not {self.spec.nodes}")
         self.files.attempt_logs(number).mkdir(parents=True, exist_ok=True)
         # What an earlier attempt has said must not be taken for this one's.
         forget_outcome(self.files.run)
-        address = self.spec.profile.training.rendezvous_address or hosts[0]
+        address = self.spec.profile.training.rendezvous_address or self.hosts[0]
         meeting = Meeting(number, address, free_port(), self._leave_at())
-        start = AttemptStart(
+        start = self._start(number, before)
+        append_record(self.files.attempts, start)
+        say(
+            f"attempt {number}: {start.processes} processes on {' '.join(self.hosts)}, from step {before};"
+            f" logs in {self.files.attempt_logs(number)}"
+        )
+        codes = self._wait(start_nodes(self.spec, self.command, meeting, self.hosts), meeting.leave_at)
+        ending = judge(self.files, number, codes, told_to_leave=bool(self.told))
+        return self._record(Attempt(start=start), self._seen_whole(ending))
+
+    def _start(self, number: int, step: int) -> AttemptStart:
+        return AttemptStart(
             time=now(),
             number=number,
             submission=self.spec.submission,
             job_id=self.job.job_id,
-            hosts=hosts,
+            hosts=self.hosts,
             processes=self.spec.nodes * self.spec.processes_per_node,
-            step=before,
+            step=step,
         )
-        append_record(self.files.attempts, start)
-        say(
-            f"attempt {number}: {start.processes} processes on {' '.join(hosts)}, from step {before};"
-            f" logs in {self.files.attempt_logs(number)}"
+
+    def _checked_hosts(self) -> list[str]:
+        hosts = self.job.hosts()
+        if len(hosts) != self.spec.nodes:
+            raise LaunchError(f"the job has {len(hosts)} nodes ({' '.join(hosts)}), not {self.spec.nodes}")
+        return hosts
+
+    def _stop_because_of(self, error: Exception) -> None:
+        """End the chain where not training has failed but this process: the next job's would fail as well."""
+        reason = redacted(
+            f"the job's supervisor failed: {error if isinstance(error, LaunchError) else repr(error)}"
         )
-        codes = self._wait(start_nodes(self.spec, self.command, meeting, hosts), meeting.leave_at)
-        ending = judge(self.files, number, codes, told_to_leave=bool(self.told))
-        return self._record(Attempt(start=start), self._seen_whole(ending))
+        # First, and each by itself: a full disk may be what has failed.
+        with suppress(LaunchError, OSError):
+            self._cancel_follow_up()
+        with suppress(LaunchError, OSError):
+            history, step = read_history(self.files.attempts), self.files.newest_step()
+            number = history.next_number
+            if history.attempts and history.attempts[-1].end is None:
+                number = history.attempts[-1].start.number
+            else:
+                append_record(self.files.attempts, self._start(number, step))
+            end = AttemptEnd(time=now(), number=number, outcome="stopped", reason=reason, step=step)
+            append_record(self.files.attempts, end)
+        with suppress(OSError):
+            say(f"stopped: {reason}")
 
     def _seen_whole(self, ending: Ending) -> Ending:
         """Return the ending as what surrounds the attempt makes of it."""
@@ -302,10 +338,12 @@ class Supervisor:
         """Take the jobs that would come after this one out of the queue; those that stay find nothing to do."""
         if self.follow_up is None:
             return
-        records = [r for r in read_records(self.files.records) if r.submission == self.spec.submission]
-        jobs = [record.job_id for record in records]
         try:
-            scheduler_named(self.spec.profile.scheduler).cancel(jobs[jobs.index(self.follow_up) :])
+            records = [r for r in read_records(self.files.records) if r.submission == self.spec.submission]
+            jobs = [record.job_id for record in records]
+            # A full disk may have left it without a record.
+            later = jobs[jobs.index(self.follow_up) :] if self.follow_up in jobs else [self.follow_up]
+            scheduler_named(self.spec.profile.scheduler).cancel(later)
         except LaunchError as error:
             say(f"job {self.follow_up} will find nothing to do; it cannot be cancelled from here: {error}")
         self.follow_up = None

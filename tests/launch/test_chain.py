@@ -1,0 +1,143 @@
+"""What a job's supervisor makes of the jobs around it: clients of a scheduler that write down what they are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from retrieva_pretrain.exit_codes import FAILED
+from retrieva_pretrain.launch.attempts import AttemptEnd, read_history
+from retrieva_pretrain.launch.node import LEAVE_SIGNALS
+from retrieva_pretrain.launch.profiles import load_profile
+from retrieva_pretrain.launch.schedulers.inside import inside
+from retrieva_pretrain.launch.spec import JobSpec
+from retrieva_pretrain.launch.status import run_status
+from retrieva_pretrain.launch.supervisor import Supervisor
+
+MakeSpec = Callable[..., JobSpec]
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in LEAVE_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts clients on the PATH that write down what they are told; a job of the number 100 on two nodes."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, answer in {
+        "sbatch": "101",
+        "qsub": "101",
+        "scancel": "",
+        "qdel": "",
+        "qstat": "<job_info/>",
+        "scontrol": "n1\nn2",
+        "squeue": "",
+    }.items():
+        client(folder, name, f"printf '%s\\n' '{answer}'")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("n1 1 q@n1 UNDEFINED\nn2 1 q@n2 UNDEFINED\n")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    for name, value in {
+        "SLURM_JOB_ID": "100",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "JOB_ID": "100",
+        "PE_HOSTFILE": str(hosts),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+def client(folder: Path, name: str, what: str) -> None:
+    path = folder / name
+    path.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/told\n{what}\n')
+    path.chmod(0o755)
+
+
+def told(clients: Path, name: str) -> list[str]:
+    """The calls of one client."""
+    path = clients / "told"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if line.split()[0] == name]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> MakeSpec:
+    """Returns the settings of a job, with changes to a profile."""
+
+    def make(profile: str, *changes: str, nodes: int = 2, **more: int) -> JobSpec:
+        run = tmp_path / "run"
+        for folder in (run / "jobs", run / "logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return JobSpec(
+            run=run,
+            submission=1,
+            recipe=None,
+            arguments=["train"],
+            program=run / "program",
+            script=run / "jobs" / "001-train.sh",
+            nodes=nodes,
+            processes_per_node=1,
+            threads=1,
+            profile=load_profile(profile, list(changes)),
+            max_failures=more.get("max_failures", 3),
+            max_preemptions=more.get("max_preemptions", 100),
+        )
+
+    return make
+
+
+def supervised(spec: JobSpec, *command: str) -> int:
+    return Supervisor(spec, command or ["false"], inside(spec.profile)).run()
+
+
+def ends(spec: JobSpec) -> list[AttemptEnd]:
+    return [a.end for a in read_history(spec.files.attempts).attempts if a.end is not None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [("echo n1", "the job has 1 nodes (n1), not 2"), ("echo 'no such list' >&2; exit 1", "no such list")],
+)
+def test_a_job_with_other_nodes_stops_the_chain_before_another_is_submitted(
+    answer: str, reason: str, clients: Path, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(clients, "scontrol", answer)
+    job = spec("slurm-h100", "account=a", "training.goes_on=follow_up")
+    assert supervised(job) == FAILED
+    assert told(clients, "sbatch") == []
+    (end,) = ends(job)
+    assert end.outcome == "stopped"
+    assert reason in end.reason
+    # Another that waits already, as those of `launch --jobs`, finds nothing to do, whatever its nodes.
+    client(clients, "scontrol", "printf 'n1\\nn2\\n'")
+    monkeypatch.setenv("SLURM_JOB_ID", "101")
+    assert supervised(job) == FAILED
+    assert ends(job) == [end]
+    assert told(clients, "sbatch") == []
+
+
+def test_a_remote_shell_that_cannot_be_run_stops_the_chain_and_takes_the_next_job_out_of_the_queue(
+    clients: Path, spec: MakeSpec
+) -> None:
+    changes = ["training.goes_on=follow_up", "training.remote_shell=[/no/such/qrsh]"]
+    job = spec("tsubame4", *changes)
+    assert supervised(job, "sleep", "600") == FAILED
+    assert len(told(clients, "qsub")) == 1
+    assert told(clients, "qdel") == ["qdel 101"]
+    (end,) = ends(job)
+    assert end.outcome == "stopped"
+    assert "training.remote_shell of the cluster's profile: /no/such/qrsh: cannot be run" in end.reason
+    # What was started here for the first node has ended.
+    assert [p for p in psutil.Process().children(recursive=True) if "sleep" in p.name()] == []
+    assert run_status(job.files).reason == end.reason
