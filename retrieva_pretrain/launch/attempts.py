@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,8 @@ class AttemptEnd(BaseModel):
     """The newest checkpoint's."""
     rank: int | None = None
     """The rank that failed first."""
+    held: bool = False
+    """Whether it never began, because another training held the run's lock."""
 
 
 class Cancelled(BaseModel):
@@ -127,11 +130,12 @@ def read_history(path: Path) -> History:
 def failures_in_a_row(attempts: Sequence[Attempt]) -> int:
     """Return how many attempts have failed since the last one that brought the run to a new checkpoint.
 
-    One that left before its time was up without a new checkpoint counts as well: it would do so for ever.
+    One that left before its time was up without a new checkpoint counts as well: it would do so for ever. One that
+    found the run held does not: what a lost node has locked is freed after a while.
     """
     count = 0
     for attempt in attempts:
-        if attempt.end is None:
+        if attempt.end is None or attempt.end.held:
             continue
         if attempt.end.step > attempt.start.step:
             count = 0
@@ -140,6 +144,11 @@ def failures_in_a_row(attempts: Sequence[Attempt]) -> int:
         ):
             count += 1
     return count
+
+
+def held_in_a_row(attempts: Sequence[Attempt]) -> int:
+    """Return how many of the last attempts, one after the other, found the run held by another training."""
+    return sum(1 for _ in takewhile(lambda a: a.end is not None and a.end.held, reversed(attempts)))
 
 
 def preemptions(attempts: Sequence[Attempt]) -> int:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
@@ -23,6 +23,7 @@ from retrieva_pretrain.launch.attempts import (
     AttemptStart,
     History,
     failures_in_a_row,
+    held_in_a_row,
     preemptions,
     read_history,
 )
@@ -41,16 +42,32 @@ from retrieva_pretrain.redaction import redacted
 _STRAGGLERS_SECONDS = 120
 """How long nodes may go on after one has failed: training's own watchdog should end them before."""
 _WORTH_A_START_SECONDS = 60
+_LOCK_PATIENCE_SECONDS = 300
+"""A file system takes a minute or two to free what a lost node has locked, and the next job may start at once."""
+_LOCK_INTERVAL_SECONDS = 5
+_MOST_HELD = 10
+"""Attempts in a row that find the run held by another training, a minute apart, before that one is taken for alive."""
 
 
 class Supervisor:
-    """Supervises one job of a run. `command` starts training on the nodes."""
+    """Supervises one job of a run.
 
-    def __init__(self, spec: JobSpec, command: Sequence[str], job: Inside) -> None:
+    `command` starts training on the nodes; `lock_patience` are the seconds that another job of the run may take to end.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        command: Sequence[str],
+        job: Inside,
+        *,
+        lock_patience: float = _LOCK_PATIENCE_SECONDS,
+    ) -> None:
         self.spec = spec
         self.command = list(command)
         self.job = job
         self.files = spec.files
+        self.lock_patience = lock_patience
         self.hosts: list[str] = []
         self.told: list[int] = []
         self.follow_up: str | None = None
@@ -59,7 +76,7 @@ class Supervisor:
         """Train until the job must end; return its exit code."""
         for number in LEAVE_SIGNALS:
             signal.signal(number, self._note_signal)
-        with held(self.files.jobs / "running") as mine:
+        with held(self.files.jobs / "running", self._waits_for_the_other()) as mine:
             if not mine:
                 say(f"another job of this run is at work; this one ends (see {self.files.jobs})")
                 return FAILED
@@ -77,6 +94,25 @@ class Supervisor:
                 if isinstance(error, LaunchError | OSError):
                     return FAILED
                 raise
+
+    def _waits_for_the_other(self) -> Callable[[], bool]:
+        """Return what waits a moment for the run's lock, and says whether it is worth another try."""
+        end = time.monotonic() + self.lock_patience
+        waited = False
+
+        def wait() -> bool:
+            nonlocal waited
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if not waited:
+                say(
+                    f"another job of this run is at work, or its node was lost; waiting for up to {left:.0f} s"
+                )
+            waited = True
+            return not self._sleep(min(_LOCK_INTERVAL_SECONDS, left))
+
+        return wait
 
     def _train(self) -> int:
         """Start training, and again after a failure that may pass."""
@@ -171,15 +207,22 @@ class Supervisor:
             reason=redacted(ending.reason),
             step=self.files.newest_step(),
             rank=ending.rank,
+            held=ending.held,
         )
         mine = [
             a
             for a in read_history(self.files.attempts).of(self.spec.submission)
             if a.start.number != end.number
         ]
-        failures = failures_in_a_row([*mine, Attempt(start=attempt.start, end=end)])
-        if end.outcome in ("failed", "left") and failures >= self.spec.max_failures:
+        all_of_mine = [*mine, Attempt(start=attempt.start, end=end)]
+        failures = failures_in_a_row(all_of_mine)
+        reason = None
+        if end.held:
+            if held_in_a_row(all_of_mine) >= _MOST_HELD:
+                reason = f"{_MOST_HELD} attempts in a row found the run held; the last: {end.reason}"
+        elif end.outcome in ("failed", "left") and failures >= self.spec.max_failures:
             reason = f"{failures} attempts in a row without a new checkpoint; the last: {end.reason}"
+        if reason is not None:
             end = end.model_copy(update={"outcome": "stopped", "reason": reason})
         append_record(self.files.attempts, end)
         if report := failure_report(self.files, end.number, end.rank):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,7 @@ from retrieva_pretrain.exit_codes import FAILED
 from retrieva_pretrain.launch.attempts import AttemptEnd, read_history
 from retrieva_pretrain.launch.node import LEAVE_SIGNALS
 from retrieva_pretrain.launch.profiles import load_profile
+from retrieva_pretrain.launch.records import held
 from retrieva_pretrain.launch.schedulers.inside import inside
 from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.status import run_status
@@ -97,8 +100,9 @@ def spec(tmp_path: Path) -> MakeSpec:
     return make
 
 
-def supervised(spec: JobSpec, *command: str) -> int:
-    return Supervisor(spec, command or ["false"], inside(spec.profile)).run()
+def supervised(spec: JobSpec, *command: str, lock_patience: float = 0) -> int:
+    job = inside(spec.profile)
+    return Supervisor(spec, command or ["false"], job, lock_patience=lock_patience).run()
 
 
 def ends(spec: JobSpec) -> list[AttemptEnd]:
@@ -141,3 +145,30 @@ def test_a_remote_shell_that_cannot_be_run_stops_the_chain_and_takes_the_next_jo
     # What was started here for the first node has ended.
     assert [p for p in psutil.Process().children(recursive=True) if "sleep" in p.name()] == []
     assert run_status(job.files).reason == end.reason
+
+
+def test_a_second_supervisor_of_a_run_starts_nothing(
+    clients: Path, spec: MakeSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = spec("slurm-h100", "account=a", "training.goes_on=follow_up")
+    with held(job.files.jobs / "running") as mine:
+        assert mine
+        assert supervised(job) == FAILED
+    assert "another job of this run is at work; this one ends" in capsys.readouterr().out
+    assert not job.files.attempts.exists()
+    assert told(clients, "sbatch") == []
+
+
+def test_a_job_waits_for_the_lock_that_a_lost_node_still_holds(
+    clients: Path, spec: MakeSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = spec("slurm-h100", "account=a", max_failures=1)
+    with ExitStack() as lost:
+        assert lost.enter_context(held(job.files.jobs / "running"))
+        freed = threading.Timer(1, lost.close)
+        freed.start()
+        supervised(job, lock_patience=600)
+        freed.join()
+    assert "waiting for up to 600 s" in capsys.readouterr().out
+    assert [end.outcome for end in ends(job)] == ["stopped"]
+    assert "1 attempts in a row without a new checkpoint" in ends(job)[0].reason
