@@ -42,6 +42,7 @@ from retrieva_pretrain.redaction import redacted
 _STRAGGLERS_SECONDS = 120
 """How long nodes may go on after one has failed: training's own watchdog should end them before."""
 _WORTH_A_START_SECONDS = 60
+_CANCELLED = "cancelled by `retrieva cancel`"
 _LOCK_PATIENCE_SECONDS = 300
 """A file system takes a minute or two to free what a lost node has locked, and the next job may start at once."""
 _LOCK_INTERVAL_SECONDS = 5
@@ -78,6 +79,9 @@ class Supervisor:
             signal.signal(number, self._note_signal)
         with held(self.files.jobs / "running", self._waits_for_the_other()) as mine:
             if not mine:
+                if self._is_cancelled(read_history(self.files.attempts)):
+                    say(f"{_CANCELLED}; nothing is started")
+                    return DONE
                 say(f"another job of this run is at work; this one ends (see {self.files.jobs})")
                 return FAILED
             history = self._close_killed(read_history(self.files.attempts))
@@ -192,8 +196,8 @@ class Supervisor:
         """Return the ending as what surrounds the attempt makes of it."""
         if ending.outcome not in ("left", "failed"):
             return ending
-        if read_history(self.files.attempts).cancelled_submission >= self.spec.submission:
-            return Ending("cancelled", "cancelled by `retrieva cancel`")
+        if self._is_cancelled(read_history(self.files.attempts)):
+            return Ending("cancelled", _CANCELLED)
         if ending.outcome == "left" and self._was_interrupted:
             return Ending("interrupted", "told to end from outside: preempted, or cancelled")
         return ending
@@ -257,7 +261,19 @@ class Supervisor:
         reminder = set(self.told) <= {signal.SIGUSR1} and self.spec.profile.scheduler == "slurm"
         if not reminder or leave_at is None or time.time() >= leave_at:
             return True
-        return read_history(self.files.attempts).cancelled_submission >= self.spec.submission
+        return self._is_cancelled(read_history(self.files.attempts))
+
+    def _is_cancelled(self, history: History) -> bool:
+        return history.cancelled_submission >= self.spec.submission
+
+    def _close_cancelled(self, history: History) -> None:
+        """Write down that an attempt after which another would have come was the last, because of `retrieva cancel`."""
+        say(f"{_CANCELLED}; nothing goes on")
+        mine = history.of(self.spec.submission)
+        if mine and mine[-1].end is not None and mine[-1].end.outcome == "failed":
+            reason = f"{_CANCELLED}, after: {mine[-1].end.reason}"
+            changes = {"time": now(), "outcome": "cancelled", "reason": reason}
+            append_record(self.files.attempts, mine[-1].end.model_copy(update=changes))
 
     def _leave_at(self) -> float | None:
         end = self.job.end()
@@ -296,7 +312,7 @@ class Supervisor:
 
     def _refusal(self, history: History) -> str | None:
         """Return why nothing is started, where nothing is to be."""
-        if history.cancelled_submission >= self.spec.submission:
+        if self._is_cancelled(history):
             return "the run was cancelled; nothing is started"
         mine = history.of(self.spec.submission)
         if not mine:
@@ -318,10 +334,14 @@ class Supervisor:
     def _chain_is_over(self, history: History) -> bool:
         mine = history.of(self.spec.submission)
         done = bool(mine) and mine[-1].end is not None and mine[-1].end.outcome == "done"
-        return done or history.cancelled_submission >= self.spec.submission
+        return done or self._is_cancelled(history)
 
     def _go_on_later(self) -> int:
-        """Let the scheduler start training again; return this job's exit code."""
+        """Let the scheduler start training again, unless somebody has cancelled; return this job's exit code."""
+        if self._is_cancelled(history := read_history(self.files.attempts)):
+            self._close_cancelled(history)
+            self._cancel_follow_up()
+            return DONE
         if self.follow_up is not None:
             say(f"job {self.follow_up} goes on")
             return DONE

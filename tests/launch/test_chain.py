@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from retrieva_pretrain.exit_codes import FAILED
-from retrieva_pretrain.launch.attempts import AttemptEnd, read_history
+from retrieva_pretrain.exit_codes import DONE, FAILED
+from retrieva_pretrain.launch.attempts import AttemptEnd, AttemptStart, Cancelled, read_history
 from retrieva_pretrain.launch.node import LEAVE_SIGNALS
 from retrieva_pretrain.launch.profiles import load_profile
-from retrieva_pretrain.launch.records import held
+from retrieva_pretrain.launch.records import append_record, held, now
 from retrieva_pretrain.launch.schedulers.inside import inside
 from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.status import run_status
@@ -172,3 +172,56 @@ def test_a_job_waits_for_the_lock_that_a_lost_node_still_holds(
     assert "waiting for up to 600 s" in capsys.readouterr().out
     assert [end.outcome for end in ends(job)] == ["stopped"]
     assert "1 attempts in a row without a new checkpoint" in ends(job)[0].reason
+
+
+@pytest.mark.parametrize("goes_on", ["requeue", "follow_up"])
+def test_a_run_that_is_cancelled_between_two_attempts_does_not_go_on(
+    goes_on: str, clients: Path, spec: MakeSpec, wait_until: Callable[..., None]
+) -> None:
+    job = spec("slurm-h100", "account=a", f"training.goes_on={goes_on}", max_failures=100)
+
+    def cancel() -> None:
+        wait_until("the end of an attempt", lambda: bool(ends(job)))
+        # As `retrieva cancel` does: written first, and then the job is told.
+        append_record(job.files.attempts, Cancelled(time=now(), submission=1))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    assert supervised(job) == DONE
+    cancelling.join()
+    assert [line for line in told(clients, "scontrol") if "requeue" in line] == []
+    assert told(clients, "scancel") == (["scancel 101"] if goes_on == "follow_up" else [])
+    assert ends(job)[-1].outcome == "cancelled"
+    assert ends(job)[-1].reason.startswith("cancelled by `retrieva cancel`")
+    assert run_status(job.files).preemptions == 0
+
+
+@pytest.mark.parametrize("allowed", [2, 3])
+def test_a_run_that_is_killed_too_often_stays_so(
+    allowed: int, clients: Path, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = spec("slurm-h100", "account=a", max_preemptions=allowed, max_failures=1)
+    for number in (1, 2):
+        # Killed together with its supervisor: nobody has written an end.
+        start = AttemptStart(
+            time=now(), number=number, submission=1, job_id="100", hosts=["n1", "n2"], processes=2, step=0
+        )
+        append_record(job.files.attempts, start)
+        if number == 1:
+            end = AttemptEnd(time=now(), number=1, outcome="interrupted", reason="preempted", step=0)
+            append_record(job.files.attempts, end)
+    assert supervised(job) == FAILED
+    last = ends(job)[-1]
+    assert last.outcome == "stopped"
+    if allowed == 2:
+        assert last.number == 2
+        assert last.reason == "ended from outside 2 times; training.max_preemptions allows no more"
+    else:
+        assert [end.outcome for end in ends(job)] == ["interrupted", "killed", "stopped"]
+        assert "could not be started" in last.reason
+    # And another job finds nothing to do.
+    before = len(ends(job))
+    monkeypatch.setenv("SLURM_JOB_ID", "101")
+    assert supervised(job) == FAILED
+    assert len(ends(job)) == before
