@@ -15,6 +15,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.launch.records import JobRecord
+from retrieva_pretrain.launch.schedulers.local import elsewhere
 
 Outcome = Literal["done", "left", "interrupted", "killed", "failed", "stopped", "cancelled"]
 """How an attempt ended: `done`, the recipe is trained; `left`, saved and left before its time was up;
@@ -149,6 +151,23 @@ def failures_in_a_row(attempts: Sequence[Attempt]) -> int:
 def held_in_a_row(attempts: Sequence[Attempt]) -> int:
     """Return how many of the last attempts, one after the other, found the run held by another training."""
     return sum(1 for _ in takewhile(lambda a: a.end is not None and a.end.held, reversed(attempts)))
+
+
+def perhaps_active(records: Sequence[JobRecord], history: History) -> list[JobRecord]:
+    """Return the jobs that must be asked about: all but processes of other machines that are known to be over.
+
+    Only those machines can be asked about them, and a run may have been on many. A later launch, which was let pass,
+    has found those before it over; so has who reads of an end after which a supervisor starts nothing.
+    """
+    newest = max((record.submission for record in records), default=0)
+    last = {a.start.job_id: a.end.outcome if a.end else None for a in history.attempts}
+    return [
+        record
+        for record in records
+        if record.scheduler != "local"
+        or elsewhere(record.job_id) is None
+        or (record.submission == newest and last.get(record.job_id) in (None, "failed"))
+    ]
 
 
 def preemptions(attempts: Sequence[Attempt]) -> int:

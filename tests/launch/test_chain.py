@@ -12,15 +12,20 @@ from pathlib import Path
 import psutil
 import pytest
 
+from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.exit_codes import DONE, FAILED
 from retrieva_pretrain.launch.attempts import AttemptEnd, AttemptStart, Cancelled, read_history
+from retrieva_pretrain.launch.cancel import cancel_run
 from retrieva_pretrain.launch.node import LEAVE_SIGNALS
 from retrieva_pretrain.launch.profiles import load_profile
-from retrieva_pretrain.launch.records import append_record, held, now
+from retrieva_pretrain.launch.records import JobRecord, append_record, held, now
+from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers.inside import inside
 from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.status import run_status
 from retrieva_pretrain.launch.supervisor import Supervisor
+from retrieva_pretrain.launch.train import active_jobs, launch_run
+from retrieva_pretrain.recipe.schema import Recipe
 
 MakeSpec = Callable[..., JobSpec]
 
@@ -225,3 +230,35 @@ def test_a_run_that_is_killed_too_often_stays_so(
     monkeypatch.setenv("SLURM_JOB_ID", "101")
     assert supervised(job) == FAILED
     assert len(ends(job)) == before
+
+
+def test_a_process_of_another_machine_is_not_taken_for_dead(
+    small_recipe: Callable[..., Recipe], stand_in: None
+) -> None:
+    recipe = small_recipe()
+    run = RunFiles(Path(recipe.runs_dir) / recipe.name)
+    run.logs.mkdir(parents=True)
+    job = "otherhost:4242:1790000000"
+    record = JobRecord(
+        time=now(), submission=1, kind="train", scheduler="local", job_id=job, script="x", command=["bash"]
+    )
+    append_record(run.records, record)
+    start = AttemptStart(
+        time=now(), number=1, submission=1, job_id=job, hosts=["otherhost"], processes=1, step=0
+    )
+    append_record(run.attempts, start)
+    failed = AttemptEnd(time=now(), number=1, outcome="failed", reason="NCCL", step=0)
+    for _ in range(2):
+        status = run_status(run)
+        assert (status.state, status.go_on) == ("unknown", None)
+        assert status.jobs[0].state.startswith(f"unknown: job {job} is a process of otherhost; ask there")
+        with pytest.raises(LaunchError, match="is a process of otherhost; ask there"):
+            launch_run(recipe, load_profile("local", ["training.processes_per_node=1"]))
+        with pytest.raises(LaunchError, match="is a process of otherhost; ask there"):
+            cancel_run(run)
+        # After a failure its supervisor may be about to start again.
+        append_record(run.attempts, failed)
+    # Of what is known to be over nobody has to be asked.
+    append_record(run.attempts, failed.model_copy(update={"outcome": "left", "reason": "told to"}))
+    assert run_status(run).state == "left"
+    assert active_jobs(run) == []
