@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
 
-from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.errors import LaunchError, RetrievaError
 from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
 from retrieva_pretrain.launch.attempts import (
     Attempt,
@@ -37,10 +37,12 @@ from retrieva_pretrain.launch.schedulers.inside import Inside
 from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.torchrun import free_port, kill_tree
 from retrieva_pretrain.outcome import forget_outcome
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.redaction import redacted
 
 _STRAGGLERS_SECONDS = 120
-"""How long nodes may go on after one has failed: training's own watchdog should end them before."""
+"""How long nodes may go on, at least, after one has failed."""
 _WORTH_A_START_SECONDS = 60
 _CANCELLED = "cancelled by `retrieva cancel`"
 _LOCK_PATIENCE_SECONDS = 300
@@ -248,13 +250,21 @@ class Supervisor:
                         if process.poll() is None:
                             process.send_signal(signal.SIGUSR1)
                 if kill_at is None and any(process.poll() for process in processes):
-                    kill_at = time.monotonic() + _STRAGGLERS_SECONDS
+                    kill_at = time.monotonic() + self._stragglers_seconds()
                 if kill_at is not None and time.monotonic() > kill_at:
                     break
         finally:
             for process in processes:
                 kill_tree(process)
         return [process.returncode for process in processes]
+
+    def _stragglers_seconds(self) -> float:
+        """Return how long nodes may go on after one has failed: until the watchdog of one that hangs has spoken."""
+        try:
+            recipe = load_yaml(Recipe, self.spec.recipe) if self.spec.recipe is not None else None
+        except RetrievaError:  # another one's failure is not to end the supervisor
+            recipe = None
+        return max(_STRAGGLERS_SECONDS, recipe.faults.step_timeout + 60 if recipe is not None else 0)
 
     def _must_leave_now(self, leave_at: float | None) -> bool:
         """Whether a signal means now: the scheduler's reminder may come a minute too early."""
