@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,9 @@ from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.exit_codes import DONE, FAILED
 from retrieva_pretrain.launch.attempts import AttemptEnd, AttemptStart, Cancelled, read_history
 from retrieva_pretrain.launch.cancel import cancel_run
+from retrieva_pretrain.launch.logs import follow
 from retrieva_pretrain.launch.node import LEAVE_SIGNALS
+from retrieva_pretrain.launch.preflight import plan_preflight, wait_for_result
 from retrieva_pretrain.launch.profiles import load_profile
 from retrieva_pretrain.launch.records import JobRecord, append_record, held, now
 from retrieva_pretrain.launch.run_files import RunFiles
@@ -25,6 +29,8 @@ from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.status import run_status
 from retrieva_pretrain.launch.supervisor import Supervisor
 from retrieva_pretrain.launch.train import active_jobs, launch_run
+from retrieva_pretrain.recipe.execution import FaultsConfig
+from retrieva_pretrain.recipe.loading import dump_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
 MakeSpec = Callable[..., JobSpec]
@@ -165,8 +171,9 @@ def test_a_second_supervisor_of_a_run_starts_nothing(
 
 
 def test_a_job_waits_for_the_lock_that_a_lost_node_still_holds(
-    clients: Path, spec: MakeSpec, capsys: pytest.CaptureFixture[str]
+    clients: Path, spec: MakeSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("retrieva_pretrain.launch.supervisor._LOCK_INTERVAL_SECONDS", 0.2)
     job = spec("slurm-h100", "account=a", max_failures=1)
     with ExitStack() as lost:
         assert lost.enter_context(held(job.files.jobs / "running"))
@@ -262,3 +269,74 @@ def test_a_process_of_another_machine_is_not_taken_for_dead(
     append_record(run.attempts, failed.model_copy(update={"outcome": "left", "reason": "told to"}))
     assert run_status(run).state == "left"
     assert active_jobs(run) == []
+
+
+def test_the_scheduler_is_not_asked_while_a_log_is_written_and_seldom_when_it_is_not(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / "run")
+    run.logs.mkdir(parents=True)
+    log = run.logs / "001-train-100.log"
+    log.write_text("before\n")
+    asked: list[float] = []
+
+    def goes_on() -> bool:
+        asked.append(time.monotonic())
+        if len(asked) == 2:
+            raise LaunchError("Unable to contact slurm controller")
+        return len(asked) < 4
+
+    shown, wrote = [], 0.0
+    for text in follow(run, lines=1, goes_on=goes_on, ask_seconds=0.7):
+        shown.append(text)
+        if len(shown) < 5:
+            with log.open("a") as stream:
+                stream.write(f"line {len(shown)}\n")
+            wrote = time.monotonic()
+    assert shown == ["before\n", "line 1\n", "line 2\n", "line 3\n", "line 4\n"]
+    assert len(asked) == 4
+    # Once at first, and not again before everything was shown.
+    assert asked[0] < wrote < asked[1]
+    assert all(later - earlier >= 0.7 for earlier, later in pairwise(asked))
+
+
+def test_a_follower_is_told_at_once_that_a_scheduler_cannot_be_asked(tmp_path: Path) -> None:
+    def goes_on() -> bool:
+        raise LaunchError("squeue is not on the PATH")
+
+    with pytest.raises(LaunchError, match="squeue is not"):
+        list(follow(RunFiles(tmp_path), goes_on=goes_on))
+
+
+@pytest.mark.slow
+def test_a_preflight_asks_its_scheduler_seldom(tmp_path: Path, clients: Path) -> None:
+    changes = ["account=a", "gpus_per_node=0", "training.processes_per_node=1"]
+    planned = plan_preflight(load_profile("slurm-h100", changes), tmp_path / "preflight", nodes=2)
+    planned.folder.mkdir()
+    # Twice what it is, and twice that it is gone: a while later, since a result may come late.
+    client(
+        clients,
+        "squeue",
+        f"n=$(grep -c ^squeue {clients}/told)\n"
+        'case "$*" in *%K*) [ "$n" -gt 3 ] || echo "100|N/A|RUNNING";; *) echo "100|RUNNING|None|N/A|0:01|n1";; esac',
+    )
+    said: list[str] = []
+    with pytest.raises(LaunchError, match="the preflight ended without a result"):
+        wait_for_result(planned, "100", said.append, ask_seconds=1)
+    assert said == ["job 100: running for 0:01 on n1"]
+    assert len(told(clients, "squeue")) == 6
+
+
+@pytest.mark.parametrize(("step_timeout", "seconds"), [(600, 660), (5, 120), (None, 120)])
+def test_a_node_that_hangs_may_go_on_until_its_watchdog_has_spoken(
+    step_timeout: float | None,
+    seconds: float,
+    clients: Path,
+    spec: MakeSpec,
+    small_recipe: Callable[..., Recipe],
+) -> None:
+    job = spec("slurm-h100", "account=a")
+    if step_timeout is not None:
+        recipe = small_recipe().model_copy(update={"faults": FaultsConfig(step_timeout=step_timeout)})
+        file = job.files.jobs / "001-recipe.yaml"
+        file.write_text(dump_yaml(recipe))
+        job = job.model_copy(update={"recipe": file})
+    assert Supervisor(job, ["false"], inside(job.profile))._stragglers_seconds() == seconds
