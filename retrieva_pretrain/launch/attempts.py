@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.launch.records import JobRecord
+from retrieva_pretrain.launch.schedulers.local import elsewhere
 
 Outcome = Literal["done", "left", "interrupted", "killed", "failed", "stopped", "cancelled"]
 """How an attempt ended: `done`, the recipe is trained; `left`, saved and left before its time was up;
@@ -52,6 +55,8 @@ class AttemptEnd(BaseModel):
     """The newest checkpoint's."""
     rank: int | None = None
     """The rank that failed first."""
+    held: bool = False
+    """Whether it never began, because another training held the run's lock."""
 
 
 class Cancelled(BaseModel):
@@ -127,11 +132,12 @@ def read_history(path: Path) -> History:
 def failures_in_a_row(attempts: Sequence[Attempt]) -> int:
     """Return how many attempts have failed since the last one that brought the run to a new checkpoint.
 
-    One that left before its time was up without a new checkpoint counts as well: it would do so for ever.
+    One that left before its time was up without a new checkpoint counts as well: it would do so for ever. One that
+    found the run held does not: what a lost node has locked is freed after a while.
     """
     count = 0
     for attempt in attempts:
-        if attempt.end is None:
+        if attempt.end is None or attempt.end.held:
             continue
         if attempt.end.step > attempt.start.step:
             count = 0
@@ -140,6 +146,28 @@ def failures_in_a_row(attempts: Sequence[Attempt]) -> int:
         ):
             count += 1
     return count
+
+
+def held_in_a_row(attempts: Sequence[Attempt]) -> int:
+    """Return how many of the last attempts, one after the other, found the run held by another training."""
+    return sum(1 for _ in takewhile(lambda a: a.end is not None and a.end.held, reversed(attempts)))
+
+
+def perhaps_active(records: Sequence[JobRecord], history: History) -> list[JobRecord]:
+    """Return the jobs that must be asked about: all but processes of other machines that are known to be over.
+
+    Only those machines can be asked about them, and a run may have been on many. A later launch, which was let pass,
+    has found those before it over; so has who reads of an end after which a supervisor starts nothing.
+    """
+    newest = max((record.submission for record in records), default=0)
+    last = {a.start.job_id: a.end.outcome if a.end else None for a in history.attempts}
+    return [
+        record
+        for record in records
+        if record.scheduler != "local"
+        or elsewhere(record.job_id) is None
+        or (record.submission == newest and last.get(record.job_id) in (None, "failed"))
+    ]
 
 
 def preemptions(attempts: Sequence[Attempt]) -> int:

@@ -11,8 +11,10 @@ from retrieva_pretrain.launch.attempts import read_history
 from retrieva_pretrain.launch.outcome import failure_report
 from retrieva_pretrain.launch.rank_end import rank_log
 from retrieva_pretrain.launch.run_files import RunFiles
+from retrieva_pretrain.launch.schedulers.base import ASK_SECONDS
 
 _TAIL_BYTES = 2**18
+_LOOK_SECONDS = 0.5
 
 
 def last_words(run: RunFiles, *, rank: int = 0, attempt: int | None = None, lines: int = 20) -> str:
@@ -45,16 +47,37 @@ def last_words(run: RunFiles, *, rank: int = 0, attempt: int | None = None, line
     return "\n".join(parts)
 
 
-def follow(run: RunFiles, *, rank: int = 0, lines: int = 20, goes_on: Callable[[], bool]) -> Iterator[str]:
-    """Yield what is written to the log of the jobs and of a rank, through all attempts, until `goes_on` says no."""
+def follow(
+    run: RunFiles,
+    *,
+    rank: int = 0,
+    lines: int = 20,
+    goes_on: Callable[[], bool],
+    ask_seconds: float = ASK_SECONDS,
+) -> Iterator[str]:
+    """Yield what is written to the log of the jobs and of a rank, through all attempts, until `goes_on` says no.
+
+    It is asked at first, and then where nothing was written, at most every `ask_seconds`: schedulers serve many.
+
+    Raises:
+        LaunchError: of `goes_on`, at first; where a scheduler does not answer later, its answer before counts.
+    """
     seen: dict[Path, int] = {}
     for path in _followed(run, rank):
         seen[path] = _size(path)
     newest = _followed(run, rank)
     if newest:
         yield from tail(newest[-1], lines)
+    asked, quiet, last = None, True, False
     while True:
-        last = not goes_on()
+        if asked is None or (quiet and time.monotonic() - asked >= ask_seconds):
+            try:
+                last = not goes_on()
+            except LaunchError:
+                if asked is None:
+                    raise
+            asked = time.monotonic()
+        quiet = True
         for path in _followed(run, rank):
             before, size = seen.get(path, 0), _size(path)
             if size > before:
@@ -62,10 +85,11 @@ def follow(run: RunFiles, *, rank: int = 0, lines: int = 20, goes_on: Callable[[
                     stream.seek(before)
                     text = stream.read(size - before)
                 seen[path] = size
+                quiet = False
                 yield text.decode("utf-8", errors="replace")
         if last:
             return
-        time.sleep(0.5)
+        time.sleep(_LOOK_SECONDS)
 
 
 def job_logs(run: RunFiles) -> list[Path]:

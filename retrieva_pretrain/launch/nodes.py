@@ -6,8 +6,10 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 
+from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.launch.node import Meeting
 from retrieva_pretrain.launch.spec import JobSpec
+from retrieva_pretrain.launch.torchrun import kill_tree
 
 
 def start_nodes(
@@ -16,6 +18,9 @@ def start_nodes(
     """Start an attempt on all nodes: by one process where `command` reaches them all, or by one a node.
 
     What the processes print goes to `start.log` of the attempt.
+
+    Raises:
+        LaunchError: a command cannot be run; those of the other nodes are ended.
     """
     arguments = meeting_arguments(meeting)
     if spec.profile.scheduler == "grid_engine":
@@ -23,18 +28,25 @@ def start_nodes(
         commands += [_on_another_node(spec, host, rank, arguments) for rank, host in enumerate(hosts) if rank]
     else:
         commands = [[*command, *arguments]]
+    processes: list[subprocess.Popen[bytes]] = []
     with (spec.files.attempt_logs(meeting.attempt) / "start.log").open("ab") as log:
-        return [
-            subprocess.Popen(
-                one,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Signals that the scheduler sends to the group are passed on by the supervisor alone.
-                start_new_session=True,
-            )
-            for one in commands
-        ]
+        for one in commands:
+            try:
+                process = subprocess.Popen(
+                    one,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Signals that the scheduler sends to the group are passed on by the supervisor alone.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                for started in processes:
+                    kill_tree(started)
+                field = "training.remote_shell of the cluster's profile: " if processes else ""
+                raise LaunchError(f"{field}{one[0]}: cannot be run: {error.strerror}") from None
+            processes.append(process)
+    return processes
 
 
 def meeting_arguments(meeting: Meeting) -> list[str]:

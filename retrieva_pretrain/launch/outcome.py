@@ -35,6 +35,8 @@ class Ending:
     """The rank that failed first."""
     pause: float = 0
     """Seconds to wait, at least, before another try."""
+    held: bool = False
+    """Whether another training held the run's lock."""
 
 
 def judge(files: RunFiles, number: int, exit_codes: Iterable[int], *, told_to_leave: bool) -> Ending:
@@ -94,7 +96,7 @@ def _of_rank(failure: RankEnd) -> Ending:
         return Ending("stopped", said, failure.rank)
     if failure.kind == "held":
         # A file system takes a minute or two to free what a lost node has locked.
-        return Ending("failed", said, failure.rank, pause=60)
+        return Ending("failed", said, failure.rank, pause=60, held=True)
     if failure.kind == "out_of_memory":
         way_out = "smaller curriculum.N.max_micro_batch_size, recomputation, or more GPUs"
         return Ending("stopped", f"out of memory, {reason}; {way_out}", failure.rank)

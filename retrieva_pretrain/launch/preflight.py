@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import shlex
 import subprocess
@@ -21,6 +22,7 @@ from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
 from retrieva_pretrain.launch.records import now
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import Scheduler, scheduler_named
+from retrieva_pretrain.launch.schedulers.base import ASK_SECONDS
 from retrieva_pretrain.launch.schedulers.inside import Inside
 from retrieva_pretrain.launch.schedulers.local import with_gpus_here
 from retrieva_pretrain.launch.scripts import check_environment
@@ -33,6 +35,8 @@ from retrieva_pretrain.recipe.schema import Recipe
 
 WALLTIME = "00:15:00"
 RESULT = "result.json"
+_LOOK_SECONDS = 0.5
+_LATE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -132,23 +136,31 @@ def submit_preflight(preflight: Preflight) -> str:
     return preflight.scheduler.submit(preflight.scheduler.command(preflight.spec.script))
 
 
-def wait_for_result(preflight: Preflight, job: str, tell: Callable[[str], None]) -> dict[str, Any]:
+def wait_for_result(
+    preflight: Preflight, job: str, tell: Callable[[str], None], *, ask_seconds: float = ASK_SECONDS
+) -> dict[str, Any]:
     """Wait for a preflight's result and return it; `tell` is told when the job's state changes.
+
+    The scheduler is asked every `ask_seconds`, this machine every second.
 
     Raises:
         LaunchError: the job ended without one; with what its logs say.
     """
-    said, gone = "", 0
+    if preflight.spec.profile.scheduler == "local":
+        ask_seconds = 1
+    said, gone, ask_at = "", False, -math.inf
     while (result := _read(preflight.folder / RESULT)) is None:
-        states = preflight.scheduler.states([job]).get(job, {})
-        # A result may come to this machine a little after the job's end.
-        gone = gone + 1 if not any(state.is_active for state in states.values()) else 0
-        if gone > 10:
-            raise LaunchError(f"the preflight ended without a result:\n{_why(preflight.spec.files)}")
-        if (word := preflight.scheduler.describe([job]).get(job, "")) != said and not gone:
-            said = word
-            tell(f"job {job}: {word}")
-        time.sleep(1)
+        if time.monotonic() >= ask_at:
+            states = preflight.scheduler.states([job]).get(job, {})
+            was_gone, gone = gone, not any(state.is_active for state in states.values())
+            # A result may come to this machine a little after the job's end.
+            if gone and was_gone:
+                raise LaunchError(f"the preflight ended without a result:\n{_why(preflight.spec.files)}")
+            if not gone and (word := preflight.scheduler.describe([job]).get(job, "")) != said:
+                said = word
+                tell(f"job {job}: {word}")
+            ask_at = time.monotonic() + (max(ask_seconds, _LATE_SECONDS) if gone else ask_seconds)
+        time.sleep(_LOOK_SECONDS)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -75,19 +75,24 @@ def submitting(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
+def held(path: Path, try_again: Callable[[], bool] = lambda: False) -> Iterator[bool]:
     """Hold a lock on a file; the value is False where another process holds it.
 
-    The kernel gives it back when this process ends, however it ends.
+    The kernel gives it back when this process ends, however it ends. `try_again` is called after a try in vain:
+    it waits as long as it likes, and says whether there is to be another.
     """
     with path.open("w") as stream:
-        try:
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # no locks on this file system
-            pass
+        while True:
+            try:
+                fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if try_again():
+                    continue
+                yield False
+                return
+            except OSError:  # no locks on this file system
+                pass
+            break
         yield True
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import LaunchError, RetrievaError
-from retrieva_pretrain.launch.attempts import Attempt, History, preemptions, read_history
+from retrieva_pretrain.launch.attempts import Attempt, History, perhaps_active, preemptions, read_history
 from retrieva_pretrain.launch.records import JobRecord, read_records
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import JobState, scheduler_named
@@ -80,7 +80,7 @@ def run_status(run: RunFiles) -> RunStatus:
         LaunchError: the run's records cannot be read.
     """
     history, records = read_history(run.attempts), read_records(run.records)
-    jobs, asked = _jobs(records)
+    jobs, asked = _jobs(records, history)
     recipe = _recipe(run, records)
     total = Curriculum(recipe).total_steps if recipe is not None else 0
     state, reason = _state(run, history, records, jobs, asked=asked, total=total)
@@ -99,13 +99,14 @@ def run_status(run: RunFiles) -> RunStatus:
     return status
 
 
-def _jobs(records: list[JobRecord]) -> tuple[list[Job], bool]:
+def _jobs(records: list[JobRecord], history: History) -> tuple[list[Job], bool]:
     """Return the jobs with their states, and whether their schedulers could be asked."""
     said: dict[str, str] = {}
     active: set[str] = set()
     asked = True
-    for name in dict.fromkeys(record.scheduler for record in records):
-        scheduler, mine = scheduler_named(name), [r.job_id for r in records if r.scheduler == name]
+    possible = perhaps_active(records, history)
+    for name in dict.fromkeys(record.scheduler for record in possible):
+        scheduler, mine = scheduler_named(name), [r.job_id for r in possible if r.scheduler == name]
         try:
             states = scheduler.states(mine)
             said |= {job: "/".join(state.value for state in tasks.values()) for job, tasks in states.items()}

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
 
-from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.errors import LaunchError, RetrievaError
 from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
 from retrieva_pretrain.launch.attempts import (
     Attempt,
@@ -22,6 +23,7 @@ from retrieva_pretrain.launch.attempts import (
     AttemptStart,
     History,
     failures_in_a_row,
+    held_in_a_row,
     preemptions,
     read_history,
 )
@@ -35,21 +37,41 @@ from retrieva_pretrain.launch.schedulers.inside import Inside
 from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.torchrun import free_port, kill_tree
 from retrieva_pretrain.outcome import forget_outcome
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.redaction import redacted
 
 _STRAGGLERS_SECONDS = 120
-"""How long nodes may go on after one has failed: training's own watchdog should end them before."""
+"""How long nodes may go on, at least, after one has failed."""
 _WORTH_A_START_SECONDS = 60
+_CANCELLED = "cancelled by `retrieva cancel`"
+_LOCK_PATIENCE_SECONDS = 300
+"""A file system takes a minute or two to free what a lost node has locked, and the next job may start at once."""
+_LOCK_INTERVAL_SECONDS = 5
+_MOST_HELD = 10
+"""Attempts in a row that find the run held by another training, a minute apart, before that one is taken for alive."""
 
 
 class Supervisor:
-    """Supervises one job of a run. `command` starts training on the nodes."""
+    """Supervises one job of a run.
 
-    def __init__(self, spec: JobSpec, command: Sequence[str], job: Inside) -> None:
+    `command` starts training on the nodes; `lock_patience` are the seconds that another job of the run may take to end.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        command: Sequence[str],
+        job: Inside,
+        *,
+        lock_patience: float = _LOCK_PATIENCE_SECONDS,
+    ) -> None:
         self.spec = spec
         self.command = list(command)
         self.job = job
         self.files = spec.files
+        self.lock_patience = lock_patience
+        self.hosts: list[str] = []
         self.told: list[int] = []
         self.follow_up: str | None = None
 
@@ -57,16 +79,46 @@ class Supervisor:
         """Train until the job must end; return its exit code."""
         for number in LEAVE_SIGNALS:
             signal.signal(number, self._note_signal)
-        with held(self.files.jobs / "running") as mine:
+        with held(self.files.jobs / "running", self._waits_for_the_other()) as mine:
             if not mine:
+                if self._is_cancelled(read_history(self.files.attempts)):
+                    say(f"{_CANCELLED}; nothing is started")
+                    return DONE
                 say(f"another job of this run is at work; this one ends (see {self.files.jobs})")
                 return FAILED
             history = self._close_killed(read_history(self.files.attempts))
             if (refusal := self._refusal(history)) is not None:
                 say(refusal)
                 return DONE if self._chain_is_over(history) else FAILED
-            self._prepare_follow_up()
-            return self._train()
+            try:
+                # Before anything is submitted: what fails here fails in the next job as well.
+                self.hosts = self._checked_hosts()
+                self._prepare_follow_up()
+                return self._train()
+            except Exception as error:
+                self._stop_because_of(error)
+                if isinstance(error, LaunchError | OSError):
+                    return FAILED
+                raise
+
+    def _waits_for_the_other(self) -> Callable[[], bool]:
+        """Return what waits a moment for the run's lock, and says whether it is worth another try."""
+        end = time.monotonic() + self.lock_patience
+        waited = False
+
+        def wait() -> bool:
+            nonlocal waited
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if not waited:
+                say(
+                    f"another job of this run is at work, or its node was lost; waiting for up to {left:.0f} s"
+                )
+            waited = True
+            return not self._sleep(min(_LOCK_INTERVAL_SECONDS, left))
+
+        return wait
 
     def _train(self) -> int:
         """Start training, and again after a failure that may pass."""
@@ -90,38 +142,64 @@ class Supervisor:
         """Train once, record how it began and ended, and say so."""
         history = read_history(self.files.attempts)
         number, before = history.next_number, self.files.newest_step()
-        hosts = self.job.hosts()
-        if len(hosts) != self.spec.nodes:
-            raise LaunchError(f"the job has {len(hosts)} nodes ({' '.join(hosts)}), not {self.spec.nodes}")
         self.files.attempt_logs(number).mkdir(parents=True, exist_ok=True)
         # What an earlier attempt has said must not be taken for this one's.
         forget_outcome(self.files.run)
-        address = self.spec.profile.training.rendezvous_address or hosts[0]
+        address = self.spec.profile.training.rendezvous_address or self.hosts[0]
         meeting = Meeting(number, address, free_port(), self._leave_at())
-        start = AttemptStart(
+        start = self._start(number, before)
+        append_record(self.files.attempts, start)
+        say(
+            f"attempt {number}: {start.processes} processes on {' '.join(self.hosts)}, from step {before};"
+            f" logs in {self.files.attempt_logs(number)}"
+        )
+        codes = self._wait(start_nodes(self.spec, self.command, meeting, self.hosts), meeting.leave_at)
+        ending = judge(self.files, number, codes, told_to_leave=bool(self.told))
+        return self._record(Attempt(start=start), self._seen_whole(ending))
+
+    def _start(self, number: int, step: int) -> AttemptStart:
+        return AttemptStart(
             time=now(),
             number=number,
             submission=self.spec.submission,
             job_id=self.job.job_id,
-            hosts=hosts,
+            hosts=self.hosts,
             processes=self.spec.nodes * self.spec.processes_per_node,
-            step=before,
+            step=step,
         )
-        append_record(self.files.attempts, start)
-        say(
-            f"attempt {number}: {start.processes} processes on {' '.join(hosts)}, from step {before};"
-            f" logs in {self.files.attempt_logs(number)}"
+
+    def _checked_hosts(self) -> list[str]:
+        hosts = self.job.hosts()
+        if len(hosts) != self.spec.nodes:
+            raise LaunchError(f"the job has {len(hosts)} nodes ({' '.join(hosts)}), not {self.spec.nodes}")
+        return hosts
+
+    def _stop_because_of(self, error: Exception) -> None:
+        """End the chain where not training has failed but this process: the next job's would fail as well."""
+        reason = redacted(
+            f"the job's supervisor failed: {error if isinstance(error, LaunchError) else repr(error)}"
         )
-        codes = self._wait(start_nodes(self.spec, self.command, meeting, hosts), meeting.leave_at)
-        ending = judge(self.files, number, codes, told_to_leave=bool(self.told))
-        return self._record(Attempt(start=start), self._seen_whole(ending))
+        # First, and each by itself: a full disk may be what has failed.
+        with suppress(LaunchError, OSError):
+            self._cancel_follow_up()
+        with suppress(LaunchError, OSError):
+            history, step = read_history(self.files.attempts), self.files.newest_step()
+            number = history.next_number
+            if history.attempts and history.attempts[-1].end is None:
+                number = history.attempts[-1].start.number
+            else:
+                append_record(self.files.attempts, self._start(number, step))
+            end = AttemptEnd(time=now(), number=number, outcome="stopped", reason=reason, step=step)
+            append_record(self.files.attempts, end)
+        with suppress(OSError):
+            say(f"stopped: {reason}")
 
     def _seen_whole(self, ending: Ending) -> Ending:
         """Return the ending as what surrounds the attempt makes of it."""
         if ending.outcome not in ("left", "failed"):
             return ending
-        if read_history(self.files.attempts).cancelled_submission >= self.spec.submission:
-            return Ending("cancelled", "cancelled by `retrieva cancel`")
+        if self._is_cancelled(read_history(self.files.attempts)):
+            return Ending("cancelled", _CANCELLED)
         if ending.outcome == "left" and self._was_interrupted:
             return Ending("interrupted", "told to end from outside: preempted, or cancelled")
         return ending
@@ -135,15 +213,22 @@ class Supervisor:
             reason=redacted(ending.reason),
             step=self.files.newest_step(),
             rank=ending.rank,
+            held=ending.held,
         )
         mine = [
             a
             for a in read_history(self.files.attempts).of(self.spec.submission)
             if a.start.number != end.number
         ]
-        failures = failures_in_a_row([*mine, Attempt(start=attempt.start, end=end)])
-        if end.outcome in ("failed", "left") and failures >= self.spec.max_failures:
+        all_of_mine = [*mine, Attempt(start=attempt.start, end=end)]
+        failures = failures_in_a_row(all_of_mine)
+        reason = None
+        if end.held:
+            if held_in_a_row(all_of_mine) >= _MOST_HELD:
+                reason = f"{_MOST_HELD} attempts in a row found the run held; the last: {end.reason}"
+        elif end.outcome in ("failed", "left") and failures >= self.spec.max_failures:
             reason = f"{failures} attempts in a row without a new checkpoint; the last: {end.reason}"
+        if reason is not None:
             end = end.model_copy(update={"outcome": "stopped", "reason": reason})
         append_record(self.files.attempts, end)
         if report := failure_report(self.files, end.number, end.rank):
@@ -165,7 +250,7 @@ class Supervisor:
                         if process.poll() is None:
                             process.send_signal(signal.SIGUSR1)
                 if kill_at is None and any(process.poll() for process in processes):
-                    kill_at = time.monotonic() + _STRAGGLERS_SECONDS
+                    kill_at = time.monotonic() + self._stragglers_seconds()
                 if kill_at is not None and time.monotonic() > kill_at:
                     break
         finally:
@@ -173,12 +258,32 @@ class Supervisor:
                 kill_tree(process)
         return [process.returncode for process in processes]
 
+    def _stragglers_seconds(self) -> float:
+        """Return how long nodes may go on after one has failed: until the watchdog of one that hangs has spoken."""
+        try:
+            recipe = load_yaml(Recipe, self.spec.recipe) if self.spec.recipe is not None else None
+        except RetrievaError:  # another one's failure is not to end the supervisor
+            recipe = None
+        return max(_STRAGGLERS_SECONDS, recipe.faults.step_timeout + 60 if recipe is not None else 0)
+
     def _must_leave_now(self, leave_at: float | None) -> bool:
         """Whether a signal means now: the scheduler's reminder may come a minute too early."""
         reminder = set(self.told) <= {signal.SIGUSR1} and self.spec.profile.scheduler == "slurm"
         if not reminder or leave_at is None or time.time() >= leave_at:
             return True
-        return read_history(self.files.attempts).cancelled_submission >= self.spec.submission
+        return self._is_cancelled(read_history(self.files.attempts))
+
+    def _is_cancelled(self, history: History) -> bool:
+        return history.cancelled_submission >= self.spec.submission
+
+    def _close_cancelled(self, history: History) -> None:
+        """Write down that an attempt after which another would have come was the last, because of `retrieva cancel`."""
+        say(f"{_CANCELLED}; nothing goes on")
+        mine = history.of(self.spec.submission)
+        if mine and mine[-1].end is not None and mine[-1].end.outcome == "failed":
+            reason = f"{_CANCELLED}, after: {mine[-1].end.reason}"
+            changes = {"time": now(), "outcome": "cancelled", "reason": reason}
+            append_record(self.files.attempts, mine[-1].end.model_copy(update=changes))
 
     def _leave_at(self) -> float | None:
         end = self.job.end()
@@ -217,7 +322,7 @@ class Supervisor:
 
     def _refusal(self, history: History) -> str | None:
         """Return why nothing is started, where nothing is to be."""
-        if history.cancelled_submission >= self.spec.submission:
+        if self._is_cancelled(history):
             return "the run was cancelled; nothing is started"
         mine = history.of(self.spec.submission)
         if not mine:
@@ -239,10 +344,14 @@ class Supervisor:
     def _chain_is_over(self, history: History) -> bool:
         mine = history.of(self.spec.submission)
         done = bool(mine) and mine[-1].end is not None and mine[-1].end.outcome == "done"
-        return done or history.cancelled_submission >= self.spec.submission
+        return done or self._is_cancelled(history)
 
     def _go_on_later(self) -> int:
-        """Let the scheduler start training again; return this job's exit code."""
+        """Let the scheduler start training again, unless somebody has cancelled; return this job's exit code."""
+        if self._is_cancelled(history := read_history(self.files.attempts)):
+            self._close_cancelled(history)
+            self._cancel_follow_up()
+            return DONE
         if self.follow_up is not None:
             say(f"job {self.follow_up} goes on")
             return DONE
@@ -302,10 +411,12 @@ class Supervisor:
         """Take the jobs that would come after this one out of the queue; those that stay find nothing to do."""
         if self.follow_up is None:
             return
-        records = [r for r in read_records(self.files.records) if r.submission == self.spec.submission]
-        jobs = [record.job_id for record in records]
         try:
-            scheduler_named(self.spec.profile.scheduler).cancel(jobs[jobs.index(self.follow_up) :])
+            records = [r for r in read_records(self.files.records) if r.submission == self.spec.submission]
+            jobs = [record.job_id for record in records]
+            # A full disk may have left it without a record.
+            later = jobs[jobs.index(self.follow_up) :] if self.follow_up in jobs else [self.follow_up]
+            scheduler_named(self.spec.profile.scheduler).cancel(later)
         except LaunchError as error:
             say(f"job {self.follow_up} will find nothing to do; it cannot be cancelled from here: {error}")
         self.follow_up = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_prep.whole_files import write_whole
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.launch.attempts import perhaps_active, read_history
 from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
 from retrieva_pretrain.launch.records import JobRecord, append_record, now, read_records, submitting
 from retrieva_pretrain.launch.run_files import RunFiles
@@ -139,11 +140,16 @@ def refuse_what_runs(run: RunFiles) -> None:
 
 
 def active_jobs(run: RunFiles) -> list[JobRecord]:
-    """Return the jobs of a run that wait or run."""
+    """Return the jobs of a run that wait or run.
+
+    Raises:
+        LaunchError: their scheduler, or the machine on which they run, cannot be asked from here.
+    """
     records = read_records(run.records)
     active: list[JobRecord] = []
-    for name in dict.fromkeys(record.scheduler for record in records):
-        mine = [record for record in records if record.scheduler == name]
+    possible = perhaps_active(records, read_history(run.attempts))
+    for name in dict.fromkeys(record.scheduler for record in possible):
+        mine = [record for record in possible if record.scheduler == name]
         states = scheduler_named(name).states([record.job_id for record in mine])
         active += [r for r in mine if any(state.is_active for state in states.get(r.job_id, {}).values())]
     return active

@@ -19,7 +19,9 @@ def stay_until_the_end(run: RunFiles, job_id: str) -> int:
     machine, interrupts = Local(), 0
     while True:
         try:
-            for text in follow(run, lines=0, goes_on=lambda: bool(machine.states([job_id]))):
+            # This machine is no scheduler that many ask.
+            runs = follow(run, lines=0, goes_on=lambda: bool(machine.states([job_id])), ask_seconds=0)
+            for text in runs:
                 sys.stdout.write(text)
                 sys.stdout.flush()
             break

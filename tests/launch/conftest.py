@@ -16,6 +16,9 @@ from retrieva_pretrain.launch.snapshot import PROGRAM
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
+PATIENCE_SECONDS = 600
+"""What is waited for comes in seconds; on a machine with much else to do it may take minutes."""
+
 
 @pytest.fixture
 def corpus(tmp_path: Path, small_tokenizer: Tokenizer) -> CorpusConfig:
@@ -59,7 +62,7 @@ def small_recipe(tmp_path: Path) -> Callable[..., Recipe]:
 def wait_until() -> Callable[..., None]:
     """Waits until something is so; fails naming it where it does not come."""
 
-    def wait(what: str, is_so: Callable[[], bool], seconds: float = 90) -> None:
+    def wait(what: str, is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         end = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for: {what}"

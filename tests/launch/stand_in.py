@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -46,7 +47,7 @@ def train(recipe_file: str, leave_after: float | None) -> None:
     while step < total:
         time.sleep(SECONDS_PER_STEP)
         step += 1
-        _go_wrong(recipe["name"], step, first=first)
+        _go_wrong(run, recipe["name"], step, first=first)
         if first:
             _write(run, step, total)
         if first and (step % 10 == 0 or step == total):
@@ -66,7 +67,7 @@ def _run_of(recipe_file: str) -> Path:
     return Path(recipe["runs_dir"]) / recipe["name"]
 
 
-def _go_wrong(name: str, step: int, *, first: bool) -> None:
+def _go_wrong(run: Path, name: str, step: int, *, first: bool) -> None:
     if step < 5:
         return
     if name == "refused":
@@ -81,13 +82,25 @@ def _go_wrong(name: str, step: int, *, first: bool) -> None:
         return
     if name == "fails-once":
         raise ValueError("a fault that passes")
+    # The ranks may start seconds apart. The second goes wrong when the first is at work, which forgets what was said
+    # before; and the first, as if it waited in a collective operation, gets nowhere before the second has.
+    if name in ("torn-once", "killed-once") and not first:
+        _wait_for((run / "metrics.jsonl").exists)
     if name == "torn-once":
         if not first:
             raise ValueError("the cause")
+        _wait_for((run / "exit.json").exists)
         time.sleep(1)
         raise RuntimeError("Connection closed by peer: a consequence")
-    if name == "killed-once" and not first:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "killed-once":
+        if not first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        _wait_for(lambda: bool(told))
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        time.sleep(0.05)
 
 
 def _write(run: Path, step: int, total: int) -> None:

@@ -15,6 +15,7 @@ from retrieva_pretrain.launch.attempts import (
     Cancelled,
     Outcome,
     failures_in_a_row,
+    held_in_a_row,
     preemptions,
     read_history,
 )
@@ -54,6 +55,17 @@ def test_failures_count_until_a_new_checkpoint_and_preemptions_apart_from_them(
     attempts = [attempt(i, *row) for i, row in enumerate(history, start=1)]
     assert failures_in_a_row(attempts) == failures
     assert preemptions(attempts) == killed
+
+
+def test_attempts_that_found_the_run_held_are_no_failures_and_counted_by_themselves() -> None:
+    def held(number: int) -> Attempt:
+        found = attempt(number, "failed", 0, 0)
+        assert found.end is not None
+        return Attempt(start=found.start, end=found.end.model_copy(update={"held": True}))
+
+    history = [attempt(1, "failed", 0, 0), held(2), held(3), held(4)]
+    assert (failures_in_a_row(history), held_in_a_row(history)) == (1, 3)
+    assert held_in_a_row([*history, attempt(5, "failed", 0, 0)]) == 0
 
 
 def test_a_history_is_read_as_it_was_written_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
@@ -162,6 +174,7 @@ def test_an_end_is_judged_by_what_was_left_behind(
     found = judge(ended(tmp_path, ends, said), 1, codes, told_to_leave=False)
     assert found.outcome == outcome
     assert reason in found.reason
+    assert found.held == (reason == "at work")
 
 
 def test_what_torchrun_and_the_kernel_say_is_read_where_no_rank_could_speak(tmp_path: Path) -> None:

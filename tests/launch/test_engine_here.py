@@ -50,6 +50,13 @@ def recipe(
     return lambda *changes: load_yaml(Recipe, file, [*always, *changes])
 
 
+def rank_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("RANK")
+    except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):  # it ends at this moment
+        return None
+
+
 def test_losses_that_are_not_finite_end_the_run_at_once_and_say_so(recipe: Callable[..., Recipe]) -> None:
     wild = recipe("optimizer.lr=1e30", "optimizer.min_lr=1e30", "faults.max_consecutive_skips=3")
     launched = launch_run(wild, load_profile("local", TWO))
@@ -68,8 +75,9 @@ def test_a_killed_rank_is_started_again_from_the_last_checkpoint_in_the_same_job
 ) -> None:
     launched = launch_run(recipe("curriculum.0.train_iters=200"), load_profile("local", TWO))
     run, pid = launched.run, int(str(launched.job_id).split(":")[1])
-    wait_until("a checkpoint", lambda: run.newest_step() >= 20, 180)
-    ranks = [p for p in psutil.Process(pid).children(recursive=True) if p.environ().get("RANK") == "1"]
+    wait_until("a checkpoint", lambda: run.newest_step() >= 20)
+    family = psutil.Process(pid).children(recursive=True)
+    ranks = [process for process in family if rank_of(process) == "1"]
     os.kill(ranks[0].pid, signal.SIGKILL)
     assert stay_until_the_end(run, str(launched.job_id)) == DONE
     first, second = read_history(run.attempts).attempts

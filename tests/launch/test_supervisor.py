@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
 from retrieva_pretrain.launch.attempts import read_history
 from retrieva_pretrain.launch.cancel import cancel_run
 from retrieva_pretrain.launch.logs import last_words
+from retrieva_pretrain.launch.node import LOGS_VARIABLE
 from retrieva_pretrain.launch.profiles import load_profile
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers.grid_engine import GridEngine
@@ -132,8 +134,7 @@ def test_a_killed_supervisor_takes_its_ranks_along_and_the_next_launch_says_what
     wait_until("the end of the job", lambda: not active_jobs(run))
     assert run_status(run).state == "dead"
     assert "killed from outside" in run_status(run).reason
-    lines = run.metrics.read_text().count("\n")
-    wait_until("the ranks' end", lambda: not _grows(run, lines))
+    wait_until("the ranks' end", lambda: not ranks_at_work(run.attempt_logs(1)))
     run, code = trained(small_recipe(steps=150))
     assert code == DONE
     assert ends(run)[0][0] == "killed"
@@ -173,13 +174,14 @@ def test_ranks_that_outlive_a_killed_torchrun_save_and_leave_before_training_sta
     assert "torchrun was killed" in read_history(run.attempts).attempts[0].end.reason  # type: ignore[union-attr]
 
 
-def _grows(run: RunFiles, lines: int) -> bool:
-    """Whether somebody still writes: looked at over longer than a step and the node's own look at its parent."""
-    import time
-
-    before = run.metrics.stat().st_size
-    time.sleep(1.5)
-    return run.metrics.stat().st_size > before
+def ranks_at_work(logs: Path) -> list[int]:
+    """The processes that were told to write their logs there."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+            if process.environ().get(LOGS_VARIABLE) == str(logs):
+                found.append(process.pid)
+    return found
 
 
 @pytest.mark.slow

@@ -11,6 +11,9 @@ from typing import Protocol
 
 from retrieva_pretrain.errors import LaunchError
 
+ASK_SECONDS = 15.0
+"""How long a program that waits leaves a scheduler in peace: every question starts a client, and many wait."""
+
 
 class JobState(Enum):
     """Where a job, or one task of an array, stands. A job that the scheduler has forgotten has none."""

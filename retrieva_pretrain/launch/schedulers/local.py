@@ -57,7 +57,17 @@ class Local:
         return job_id_of(process.pid)
 
     def states(self, job_ids: Sequence[str]) -> dict[str, TaskStates]:
-        """Return which of the processes run; of others nothing is known, nor of those on other machines."""
+        """Return which of the processes run; those that have ended are not remembered.
+
+        Raises:
+            LaunchError: one is a process of another machine, which alone knows.
+        """
+        for job in job_ids:
+            if (host := elsewhere(job)) is not None:
+                raise LaunchError(
+                    f"job {job} is a process of {host}; ask there. Where that machine is gone for good, remove the"
+                    " job's line from the run's jobs.jsonl"
+                )
         return {job: {None: JobState.RUNNING} for job in job_ids if _process(job) is not None}
 
     def describe(self, job_ids: Sequence[str]) -> dict[str, str]:
@@ -108,11 +118,17 @@ def job_id_of(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}:{int(psutil.Process(pid).create_time())}"
 
 
+def elsewhere(job_id: str) -> str | None:
+    """Return the machine of a process, None where it is this one."""
+    host = job_id.rsplit(":", 2)[0]
+    return host if host != socket.gethostname() else None
+
+
 def _process(job_id: str) -> psutil.Process | None:
     """Return the process of that name, None where it does not run (any more), or runs elsewhere."""
-    host, pid, began = job_id.rsplit(":", 2)
-    if host != socket.gethostname():
+    if elsewhere(job_id) is not None:
         return None
+    _, pid, began = job_id.rsplit(":", 2)
     try:
         process = psutil.Process(int(pid))
         # Numbers of processes come back; and the time of a start is computed from clocks that are set.

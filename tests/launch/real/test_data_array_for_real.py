@@ -59,7 +59,7 @@ def settled(wait_for: Callable[..., None]) -> Settled:
                 found.update(states.get(job, {}))
             return set(jobs) <= set(states) and not any(state.is_active for state in found.values())
 
-        wait_for("the jobs' end", all_ended, 120)
+        wait_for("the jobs' end", all_ended)
         return found
 
     return settled

@@ -24,6 +24,9 @@ from retrieva_pretrain.recipe.schema import Recipe
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROFILES = Path(__file__).parent / "profiles"
 
+STEPS = {"slurm": 600, "grid_engine": 250}
+"""Of a tenth of a second: more than there is time for before a job leaves, 45 and 15 seconds after its start."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("schedulers")]
 
 
@@ -42,7 +45,7 @@ def ended(wait_for: Callable[..., None]) -> Callable[[RunFiles], RunStatus]:
     """Waits until no job of a run waits or runs."""
 
     def ended(run: RunFiles) -> RunStatus:
-        wait_for("the end of the run's jobs", lambda: not active_jobs(run), 240)
+        wait_for("the end of the run's jobs", lambda: not active_jobs(run), 1800)
         return run_status(run)
 
     return ended
@@ -69,10 +72,10 @@ def test_a_run_is_requeued_at_its_time_limit_until_the_recipe_is_done(
 ) -> None:
     request.getfixturevalue(kind)
     nodes = 2 if kind == "slurm" else 1
-    launched = launch_run(small_recipe(steps=250), profile_of(kind), nodes=nodes)
+    launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind), nodes=nodes)
     status = ended(launched.run)
     assert status.state == "done", told(launched.run)
-    assert (status.step, status.checkpoint_step) == (250, 250)
+    assert (status.step, status.checkpoint_step) == (STEPS[kind], STEPS[kind])
     found = outcomes(launched.run)
     assert found[-1] == "done"
     assert set(found[:-1]) == {"left"}, told(launched.run)
@@ -85,7 +88,7 @@ def test_a_run_is_requeued_at_its_time_limit_until_the_recipe_is_done(
     # Every attempt went on from the checkpoint of the one before.
     assert [a.start.step for a in history[1:]] == [a.end.step for a in history[:-1] if a.end]
     with pytest.raises(LaunchError, match="is trained to the end"):
-        launch_run(small_recipe(steps=250), profile_of(kind), nodes=nodes)
+        launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind), nodes=nodes)
 
 
 @pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
@@ -97,7 +100,7 @@ def test_where_no_requeue_is_allowed_every_job_submits_the_next_one(
     ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     request.getfixturevalue(kind)
-    launched = launch_run(small_recipe(steps=250), profile_of(kind, "training.goes_on=follow_up"))
+    launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind, "training.goes_on=follow_up"))
     assert ended(launched.run).state == "done", told(launched.run)
     jobs = [record.job_id for record in read_records(launched.run.records)]
     history = read_history(launched.run.attempts).attempts
@@ -116,7 +119,7 @@ def test_jobs_that_were_submitted_ahead_take_over_from_each_other_and_the_rest_l
     ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     request.getfixturevalue(kind)
-    launched = launch_run(small_recipe(steps=250), profile_of(kind), jobs=12)
+    launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind), jobs=12)
     assert ended(launched.run).state == "done", told(launched.run)
     jobs = [record.job_id for record in read_records(launched.run.records)]
     history = read_history(launched.run.attempts).attempts
@@ -154,7 +157,7 @@ def test_a_fault_that_passes_is_tried_again_in_the_same_job_and_one_that_stays_i
     small_recipe: Callable[..., Recipe],
     ended: Callable[[RunFiles], RunStatus],
 ) -> None:
-    profile = profile_of("slurm", "walltime=00:05:00", "training.max_failures=2")
+    profile = profile_of("slurm", "walltime=00:20:00", "training.max_failures=2")
     once = launch_run(small_recipe("torn-once"), profile, nodes=2)
     assert ended(once.run).state == "done", told(once.run)
     assert outcomes(once.run) == ["failed", "done"]
@@ -178,7 +181,7 @@ def test_a_requeue_from_outside_and_a_kill_are_counted_and_survived(
     ended: Callable[[RunFiles], RunStatus],
     wait_for: Callable[..., None],
 ) -> None:
-    launched = launch_run(small_recipe(steps=250), profile_of("slurm", "walltime=00:05:00"))
+    launched = launch_run(small_recipe(steps=250), profile_of("slurm", "walltime=00:20:00"))
     wait_for("a checkpoint", lambda: launched.run.newest_step() >= 10)
     slurm.ask("scontrol", "requeue", str(launched.job_id))
     status = ended(launched.run)
