@@ -188,7 +188,8 @@ def _best_score(spelling: str, text: dict[str, float]) -> float:
 
 
 def _normalizer(proto: Any, *, is_hidden: bool) -> Any:
-    spec, steps = proto.normalizer_spec, []
+    spec = proto.normalizer_spec
+    steps: list[Any] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
