@@ -90,9 +90,9 @@ def _stages(recipe: Recipe, step: int) -> Iterator[dict[str, Any]]:
 
 
 def _summary(source: Source) -> RunSummary | None:
-    """Return the run's own figures, where its metrics are there and tell of this step."""
+    """Return the run's own figures up to this step, where its metrics are there."""
     path = source.run / "metrics.jsonl"
     if not path.exists():
         return None
-    summary = summarise(source.run)
+    summary = summarise(source.run, source.step)
     return summary if summary.held_out else None

@@ -55,9 +55,11 @@ class RunSummary:
     """How often training was started: once more than it was resumed."""
 
 
-def summarise(folder: Path) -> RunSummary:
-    """Read the figures of the run in a folder."""
+def summarise(folder: Path, last_step: int | None = None) -> RunSummary:
+    """Read the figures of the run in a folder; those up to `last_step` where it is given."""
     records = read_metrics(folder / "metrics.jsonl")
+    if last_step is not None:
+        records = [r for r in records if r["step"] <= last_step]
     steps = [r for r in records if r["kind"] == "train"]
     stages = [_stage(stage, steps) for stage in sorted({r["stage"] for r in steps})]
     return RunSummary(

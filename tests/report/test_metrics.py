@@ -99,3 +99,16 @@ def test_figures_that_were_not_finite_are_read_as_nan_and_the_summary_passes_ove
     assert math.isnan(first["loss"]) and math.isnan(first["grad_norm"]) and first["skipped"] is None
     stage = summarise(tmp_path).stages[0]
     assert (stage.first_loss, stage.last_loss) == (4.0, 3.0)
+
+
+def test_a_summary_up_to_a_step_knows_nothing_of_what_came_after(tmp_path: Path) -> None:
+    def evaluation(step: int, accuracy: float) -> dict[str, object]:
+        return {
+            **{"kind": "evaluation", "step": step, "corpus": "ja", "seq_length": 16, "loss": 1.0},
+            **{"masked_accuracy": accuracy, "most_frequent_accuracy": 0.1, "scored_tokens": 9},
+        }
+
+    records = [evaluation(0, 0.0), evaluation(10, 0.5), evaluation(20, 0.75)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert summarise(tmp_path).held_out[0].after == 0.75
+    assert summarise(tmp_path, 10).held_out[0].after == 0.5
