@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_a_run_is_looked_at_without_torch(command: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "logs").mkdir(parents=True)
     record = {"time": "2026-01-01T00:00:00+00:00", "submission": 1, "kind": "train", "scheduler": "local"}
-    record |= {"job_id": "elsewhere:1:1", "nodes": 1, "script": "001-train.sh", "command": []}
+    record |= {"job_id": f"{socket.gethostname()}:1:1", "nodes": 1, "script": "001-train.sh", "command": []}
     (run / "jobs.jsonl").write_text(json.dumps(record) + "\n")
     (run / "metrics.jsonl").write_text(
         '{"kind": "train", "step": 7, "loss": 2.5, "tokens_per_second": 10.0}\n'

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,12 +26,13 @@ from retrieva_pretrain.launch.attempts import (
     preemptions,
     read_history,
 )
+from retrieva_pretrain.launch.follow_up import FollowUp
 from retrieva_pretrain.launch.node import LEAVE_SIGNALS, Meeting
 from retrieva_pretrain.launch.nodes import start_nodes
 from retrieva_pretrain.launch.outcome import Ending, failure_report, judge
 from retrieva_pretrain.launch.profiles import seconds
-from retrieva_pretrain.launch.records import JobRecord, append_record, held, now, read_records
-from retrieva_pretrain.launch.schedulers import scheduler_named
+from retrieva_pretrain.launch.records import append_record, held, now
+from retrieva_pretrain.launch.saying import say
 from retrieva_pretrain.launch.schedulers.inside import Inside
 from retrieva_pretrain.launch.spec import JobSpec
 from retrieva_pretrain.launch.torchrun import free_port, kill_tree
@@ -73,7 +73,7 @@ class Supervisor:
         self.lock_patience = lock_patience
         self.hosts: list[str] = []
         self.told: list[int] = []
-        self.follow_up: str | None = None
+        self.follow_up = FollowUp(spec, job.job_id)
 
     def run(self) -> int:
         """Train until the job must end; return its exit code."""
@@ -93,7 +93,7 @@ class Supervisor:
             try:
                 # Before anything is submitted: what fails here fails in the next job as well.
                 self.hosts = self._checked_hosts()
-                self._prepare_follow_up()
+                self.follow_up.prepare()
                 return self._train()
             except Exception as error:
                 self._stop_because_of(error)
@@ -125,7 +125,7 @@ class Supervisor:
         while True:
             ending = self._attempt()
             if ending.outcome in ("done", "stopped", "cancelled"):
-                self._cancel_follow_up()
+                self.follow_up.cancel()
                 return FAILED if ending.outcome == "stopped" else DONE
             if ending.outcome != "failed" or self._was_interrupted:
                 return self._go_on_later()
@@ -181,7 +181,7 @@ class Supervisor:
         )
         # First, and each by itself: a full disk may be what has failed.
         with suppress(LaunchError, OSError):
-            self._cancel_follow_up()
+            self.follow_up.cancel()
         with suppress(LaunchError, OSError):
             history, step = read_history(self.files.attempts), self.files.newest_step()
             number = history.next_number
@@ -350,10 +350,10 @@ class Supervisor:
         """Let the scheduler start training again, unless somebody has cancelled; return this job's exit code."""
         if self._is_cancelled(history := read_history(self.files.attempts)):
             self._close_cancelled(history)
-            self._cancel_follow_up()
+            self.follow_up.cancel()
             return DONE
-        if self.follow_up is not None:
-            say(f"job {self.follow_up} goes on")
+        if self.follow_up.submitted is not None:
+            say(f"job {self.follow_up.submitted} goes on")
             return DONE
         if self.spec.profile.scheduler == "local":
             say("start the same command again to go on")
@@ -368,61 +368,5 @@ class Supervisor:
                 return code
             except LaunchError as error:
                 say(f"cannot be requeued: {error}")
-        self._submit_next()
-        return DONE if self.follow_up is not None else REQUEUE
-
-    def _prepare_follow_up(self) -> None:
-        """See to it that a job waits for the end of this one, where the site allows no requeue."""
-        if self.spec.profile.training.goes_on != "follow_up" or self.spec.profile.scheduler == "local":
-            return
-        waiting = [r.job_id for r in read_records(self.files.records) if self.job.job_id in r.after]
-        if waiting:
-            self.follow_up = waiting[-1]
-        else:
-            self._submit_next()
-
-    def _submit_next(self) -> None:
-        """Submit the same script once more, to start when this job has ended."""
-        profile = self.spec.profile
-        scheduler = scheduler_named(profile.scheduler, profile.group)
-        command = scheduler.command(self.spec.script, after_end=[self.job.job_id])
-        try:
-            self.follow_up = scheduler.submit(command)
-        except LaunchError as error:
-            say(
-                f"no job can be submitted from inside a job here; when this one has ended: retrieva launch ({error})"
-            )
-            return
-        record = JobRecord(
-            time=now(),
-            submission=self.spec.submission,
-            kind="train",
-            scheduler=profile.scheduler,
-            job_id=self.follow_up,
-            after=[self.job.job_id],
-            nodes=self.spec.nodes,
-            script=self.spec.script.name,
-            command=command,
-        )
-        append_record(self.files.records, record)
-        say(f"job {self.follow_up} follows this one")
-
-    def _cancel_follow_up(self) -> None:
-        """Take the jobs that would come after this one out of the queue; those that stay find nothing to do."""
-        if self.follow_up is None:
-            return
-        try:
-            records = [r for r in read_records(self.files.records) if r.submission == self.spec.submission]
-            jobs = [record.job_id for record in records]
-            # A full disk may have left it without a record.
-            later = jobs[jobs.index(self.follow_up) :] if self.follow_up in jobs else [self.follow_up]
-            scheduler_named(self.spec.profile.scheduler).cancel(later)
-        except LaunchError as error:
-            say(f"job {self.follow_up} will find nothing to do; it cannot be cancelled from here: {error}")
-        self.follow_up = None
-
-
-def say(text: str) -> None:
-    """Print to the job's log."""
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} retrieva: {text}\n")
-    sys.stdout.flush()
+        self.follow_up.submit()
+        return DONE if self.follow_up.submitted is not None else REQUEUE
