@@ -16,6 +16,7 @@ from data_prep.whole_files import sha256_file
 from retrieva_pretrain import __version__
 from retrieva_pretrain.bundled import sample_texts
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.export import remote_code
 from retrieva_pretrain.export.card import model_card
 from retrieva_pretrain.export.configuration import configuration
@@ -65,9 +66,9 @@ def export(
         TokenizerParityError: the exported tokenizer gives other ids than the run's.
     """
     refuse_existing(out)
+    evaluated = _read_scores(scores) if scores is not None else None
     with status("reading the checkpoint against its checksums"):
         source = open_source(run, step, tokenizer)
-    evaluated = scores.read_text(encoding="utf-8") if scores is not None else None
     with status("comparing the tokenizers"):
         fast = export_tokenizer(source.tokenizer)
         ids = refuse_other_ids(source.tokenizer, fast.fast, sample_texts())
@@ -105,6 +106,13 @@ def export(
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
     return source, parity, ids
+
+
+def _read_scores(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RetrievaError(f"--scores: {path} cannot be read ({error}).") from None
 
 
 def _write_files(source: Source, fast: ExportedTokenizer, folder: Path) -> None:

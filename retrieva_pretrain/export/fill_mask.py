@@ -43,8 +43,10 @@ def fill_mask(directory: Path, text: str, top: int) -> list[list[Answer]]:
         model, told = RetrievaBertForMaskedLM.from_pretrained(
             directory, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{directory}: cannot be loaded ({str(error)[:500]})") from None
+    except Exception as error:  # transformers raises whatever it stumbles over
+        raise CheckpointError(
+            f"{directory}: cannot be loaded ({type(error).__name__}: {str(error)[:500]}); export it again."
+        ) from None
     wrong = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in told[kind]]
     if wrong:
         raise CheckpointError(f"{directory}: the weights are not this model's, such as {wrong[0]}")

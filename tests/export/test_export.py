@@ -163,6 +163,8 @@ def test_fill_mask_answers_every_mask_with_tokens_of_the_vocabulary(exported: Pa
     lacking = shutil.copytree(exported, tmp_path / "lacking")
     save_file(weights, lacking / "model.safetensors", {"format": "pt"})
     assert "lm_head.dense.bias" in refused("fill-mask", lacking, "<MASK|LLM-jp>")
+    (lacking / "model.safetensors").write_bytes(b"x")
+    assert "cannot be loaded" in refused("fill-mask", lacking, "<MASK|LLM-jp>")
 
 
 def test_sentence_transformers_loads_it_as_an_encoder(exported: Path) -> None:
@@ -204,6 +206,7 @@ def test_bad_input_ends_in_one_message_and_leaves_nothing(
     assert "there is no checkpoint yet" in refused("export", tmp_path, out)
     assert "there are: 3" in refused("export", saved, out, "--step", "4")
     assert "not empty" in refused("export", saved, exported)
+    assert "--scores" in refused("export", saved, out, "--scores", tmp_path / "none.md")
     other = tmp_path / "other.model"
     shutil.copyfile(exported / "sentencepiece.model", other)
     with other.open("ab") as stream:
