@@ -193,11 +193,14 @@ def _normalizer(proto: Any, *, is_hidden: bool) -> Any:
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("^ | $"), "")]
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("^ "), "")]
     # The blank first: then a `▁` before the text is there once, also before a text that begins with a blank.
     steps.append(normalizers.Replace(" ", _BLANK))
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(_BLANK))
+    if spec.remove_extra_whitespaces:
+        # SentencePiece takes blanks off the end when they are `▁` already, so those of the text itself go too.
+        steps.append(normalizers.Replace(Regex(f"{_BLANK}+$"), ""))
     if is_hidden:
         steps.append(normalizers.Replace(Regex(f"<(?!{re.escape(MASK[1:])})"), " "))
     return normalizers.Sequence(steps)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
@@ -81,6 +82,41 @@ def test_every_special_and_byte_piece_written_out_is_text(both: tuple[Tokenizer,
     ]
     report = TokenizerComparison(model, exported.fast).compare(written)
     assert not report.differences and not report.ties
+
+
+SPECIAL = ["<MASK>", "<PAD>", "<CLS>", "<SEP>"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"control_symbols": ["<cls>", "<mask>", "<sep>", "<pad>"], "byte_fallback": True},
+        {"control_symbols": SPECIAL},
+        {"control_symbols": SPECIAL, "byte_fallback": True, "normalization_rule_name": "nmt_nfkc"},
+        {"control_symbols": SPECIAL, "byte_fallback": True, "add_dummy_prefix": False},
+        {"control_symbols": SPECIAL, "byte_fallback": True, "remove_extra_whitespaces": False},
+        {"control_symbols": [*SPECIAL[::-1], "<EOD>"], "byte_fallback": True, "bos_id": 2, "eos_id": 1},
+    ],
+    ids=["lower case", "without bytes", "NFKC", "no blank in front", "blanks kept", "other ids"],
+)
+def test_models_made_in_other_ways_get_sentencepieces_ids(options: dict[str, object], tmp_path: Path) -> None:
+    texts = sample_texts()
+    (tmp_path / "text").write_text("\n".join(texts) + "\n<div> a < b <s>x</s>\n" * 50, encoding="utf-8")
+    made = {"normalization_rule_name": "identity", "unk_id": 0, "bos_id": 1, "eos_id": 2, **options}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "other"),
+        vocab_size=1800,
+        character_coverage=0.999,
+        minloglevel=2,
+        **made,
+    )
+    model = Tokenizer(tmp_path / "other.model")
+    exported = export_tokenizer(model)
+    hostile = [*HOSTILE, *(text * 3 for text in HOSTILE), "x▁", "▁▁", " ▁ a ▁ "]
+    report = TokenizerComparison(model, exported.fast).compare([*hostile, *texts])
+    assert not report.differences
+    assert exported.fast.encode("あ<MASK|LLM-jp>い").ids.count(exported.ids["mask_token"]) == 1
 
 
 @given(text=st.text(alphabet="<>|sunk/MASKLLM-jp0xAC ▁abあ亜\n", max_size=30))
@@ -161,8 +197,6 @@ def test_a_tokenizer_with_other_ids_is_refused(demo_tokenizer: Tokenizer) -> Non
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
-    import sentencepiece
-
     (tmp_path / "text").write_text("\n".join(f"text {n} of some words" for n in range(500)))
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text"),
