@@ -30,6 +30,7 @@ MASK, PAD, CLS, SEP = (f"<{name}|LLM-jp>" for name in ("MASK", "PAD", "CLS", "SE
 _SPELLINGS = {MASK: MASK_SPELLINGS, PAD: PAD_SPELLINGS, CLS: CLS_SPELLINGS, SEP: SEP_SPELLINGS}
 # sentencepiece_model.proto
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_TEXT = _NORMAL, _USER_DEFINED
 _UNIGRAM = 1
 _BLANK = "▁"
 # Above every sum of scores (they are negative), so that the mask in a prompt is the mask.
@@ -130,10 +131,9 @@ def _refuse_what_differs(path: Path, proto: Any) -> None:
             f"{path}: `▁` must stand before words; this model treats blanks otherwise."
         )
     for piece in proto.pieces:
-        if piece.type in (_USER_DEFINED, _UNUSED):
-            kind = "user-defined" if piece.type == _USER_DEFINED else "unused"
+        if piece.type == _UNUSED:
             raise ExportedTokenizerError(
-                f"{path}: holds the {kind} piece {piece.piece!r}, which has no counterpart."
+                f"{path}: holds the unused piece {piece.piece!r}, which has no counterpart."
             )
 
 
@@ -150,18 +150,27 @@ def _vocabulary(proto: Any, pieces: list[str]) -> tuple[list[tuple[str, float]],
     Both libraries give an unknown character the lowest score less 10. A lower score for special pieces therefore makes
     unknown characters dearer; that changes nothing where each of them is unknown in every piece.
     """
-    text = {p.piece: p.score for p in proto.pieces if p.type == _NORMAL}
+    text = {p.piece: _score(p) for p in proto.pieces if p.type in _TEXT}
     lowest = min(text.values())
-    never = [spelling for spelling, p in zip(pieces, proto.pieces, strict=True) if p.type != _NORMAL]
+    never = [spelling for spelling, p in zip(pieces, proto.pieces, strict=True) if p.type not in _TEXT]
     enough = min((_best_score(spelling, text) for spelling in never if spelling != MASK), default=0.0) - 1.0
     is_closed = all(character in text for piece in text for character in piece)
     if enough >= lowest or (is_closed and enough > -math.inf):
         low = min(lowest, enough)
-        scores = [p.score if p.type == _NORMAL else low for p in proto.pieces]
+        scores = [_score(p) if p.type in _TEXT else low for p in proto.pieces]
         vocabulary = list(zip(pieces, scores, strict=True))
         vocabulary[pieces.index(MASK)] = (MASK, _MASK_SCORE)
         return vocabulary, False
     return _hidden_vocabulary(proto, pieces, lowest), True
+
+
+def _score(piece: Any) -> float:
+    """Return the score with which SentencePiece weighs a piece that is text.
+
+    Of user-defined ones `length x largest score - 0.1` (unigram_model.cc), where the largest starts at the smallest
+    positive float and scores are negative.
+    """
+    return -0.1 if piece.type == _USER_DEFINED else float(piece.score)
 
 
 def _hidden_vocabulary(proto: Any, pieces: list[str], lowest: float) -> list[tuple[str, float]]:
@@ -169,8 +178,8 @@ def _hidden_vocabulary(proto: Any, pieces: list[str], lowest: float) -> list[tup
     swapped = {"<0x3C>": "<0x20>", "<0x20>": "<0x3C>"}
     vocabulary = []
     for spelling, piece in zip(pieces, proto.pieces, strict=True):
-        if piece.type == _NORMAL:
-            vocabulary.append((spelling.replace("<", " "), piece.score))
+        if piece.type in _TEXT:
+            vocabulary.append((spelling.replace("<", " "), _score(piece)))
         else:
             score = _MASK_SCORE if spelling == MASK else lowest
             vocabulary.append((swapped.get(spelling, spelling), score))
@@ -193,14 +202,14 @@ def _normalizer(proto: Any, *, is_hidden: bool) -> Any:
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("^ "), "")]
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A "), "")]
     # The blank first: then a `▁` before the text is there once, also before a text that begins with a blank.
     steps.append(normalizers.Replace(" ", _BLANK))
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(_BLANK))
     if spec.remove_extra_whitespaces:
         # SentencePiece takes blanks off the end when they are `▁` already, so those of the text itself go too.
-        steps.append(normalizers.Replace(Regex(f"{_BLANK}+$"), ""))
+        steps.append(normalizers.Replace(Regex(rf"{_BLANK}+\z"), ""))
     if is_hidden:
         steps.append(normalizers.Replace(Regex(f"<(?!{re.escape(MASK[1:])})"), " "))
     return normalizers.Sequence(steps)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.errors import RetrievaError
 
-_NORMAL = 1
+_NORMAL, _USER_DEFINED = 1, 4
 # Of the sum of a text's scores: what float32 loses over a text, and no two different scores come so near by design.
 _ROUNDING = 1e-6
 
@@ -85,7 +85,13 @@ class TokenizerComparison:
         self._tokenizer, self._fast = tokenizer, fast
         proto = model_pb2.ModelProto()
         proto.ParseFromString(tokenizer.path.read_bytes())
+        self._proto = proto
         self._scores = [piece.score if piece.type == _NORMAL else None for piece in proto.pieces]
+
+    def user_defined_in_texts(self) -> list[str]:
+        """Return texts that hold the user-defined pieces, which both libraries must find before anything else."""
+        pieces = [p.piece for p in self._proto.pieces if p.type == _USER_DEFINED]
+        return [text for piece in pieces for text in (piece, f"a{piece}b", f"あ {piece}{piece} c")]
 
     def compare(self, texts: Iterable[str]) -> TokenizerReport:
         """Encode every text with both, without special pieces round it."""
@@ -127,7 +133,8 @@ class TokenizerParityError(RetrievaError):
 
 def refuse_other_ids(tokenizer: Tokenizer, fast: FastTokenizer, texts: Iterable[str]) -> TokenizerReport:
     """Compare on hostile and on given texts, and raise TokenizerParityError at a difference that is no tie."""
-    report = TokenizerComparison(tokenizer, fast).compare([*HOSTILE, *texts])
+    comparison = TokenizerComparison(tokenizer, fast)
+    report = comparison.compare([*HOSTILE, *comparison.user_defined_in_texts(), *texts])
     if report.differences:
         raise TokenizerParityError(
             f"{tokenizer.path}: the fast tokenizer gives other ids than SentencePiece for"

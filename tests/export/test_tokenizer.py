@@ -96,8 +96,12 @@ SPECIAL = ["<MASK>", "<PAD>", "<CLS>", "<SEP>"]
         {"control_symbols": SPECIAL, "byte_fallback": True, "add_dummy_prefix": False},
         {"control_symbols": SPECIAL, "byte_fallback": True, "remove_extra_whitespaces": False},
         {"control_symbols": [*SPECIAL[::-1], "<EOD>"], "byte_fallback": True, "bos_id": 2, "eos_id": 1},
+        {"control_symbols": SPECIAL, "user_defined_symbols": ["\n", "の", "<br>"], "byte_fallback": True},
     ],
-    ids=["lower case", "without bytes", "NFKC", "no blank in front", "blanks kept", "other ids"],
+    ids=[
+        *("lower case", "without bytes", "NFKC", "no blank in front", "blanks kept", "other ids"),
+        "user-defined",
+    ],
 )
 def test_models_made_in_other_ways_get_sentencepieces_ids(options: dict[str, object], tmp_path: Path) -> None:
     texts = sample_texts()
@@ -114,8 +118,10 @@ def test_models_made_in_other_ways_get_sentencepieces_ids(options: dict[str, obj
     model = Tokenizer(tmp_path / "other.model")
     exported = export_tokenizer(model)
     hostile = [*HOSTILE, *(text * 3 for text in HOSTILE), "x▁", "▁▁", " ▁ a ▁ "]
+    hostile += ["\n\na\nb <br><br>\n", "<b<br>r>", "私の\nの のの"]
     report = TokenizerComparison(model, exported.fast).compare([*hostile, *texts])
     assert not report.differences
+    assert not refuse_other_ids(model, exported.fast, []).differences
     assert exported.fast.encode("あ<MASK|LLM-jp>い").ids.count(exported.ids["mask_token"]) == 1
 
 
