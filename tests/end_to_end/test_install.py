@@ -85,13 +85,10 @@ def test_the_wheel_alone_works_from_any_folder(tmp_path: Path) -> None:
     work.mkdir()
 
     def retrieva(*arguments: str | Path) -> str:
-        return run(
-            sys.executable, "-P", "-m", "retrieva_pretrain", *arguments, cwd=work, PYTHONPATH=str(installed)
-        )
+        return run(sys.executable, "-m", "retrieva_pretrain", *arguments, cwd=work, PYTHONPATH=str(installed))
 
     where = run(
         sys.executable,
-        "-P",
         "-c",
         "import retrieva_pretrain; from retrieva_pretrain.bundled import recipes_folder; print(recipes_folder())",
         cwd=work,
