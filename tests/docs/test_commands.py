@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,15 @@ def is_parsed(command: str) -> bool:
     return True
 
 
+@cache
+def command_line() -> Any:
+    """The whole of `retrieva`; some releases of typer bring a click of their own."""
+    return typer.main.get_command(app)
+
+
 def parse(words: list[str]) -> None:
     """Have typer read the words as `retrieva` would; nothing is run."""
-    command: Any = typer.main.get_command(app)  # some releases of typer bring a click of their own
+    command: Any = command_line()
     context: Any = None
     while hasattr(command, "commands"):
         found = command.commands.get(words[0]) if words else None
@@ -186,7 +193,7 @@ def test_commands_in_the_midst_of_sentences_name_real_commands_and_options() -> 
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for inline in re.findall(r"`(retrieva [^`]+)`", text):
             words = inline.split()[1:]
-            command: Any = typer.main.get_command(app)
+            command: Any = command_line()
             while hasattr(command, "commands") and words and not words[0].startswith("-"):
                 assert words[0] in command.commands, f"{page.name}: {inline}"
                 command, words = command.commands[words[0]], words[1:]
