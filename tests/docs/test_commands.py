@@ -170,6 +170,7 @@ def test_every_other_command_is_one_that_would_be_understood(block: Block) -> No
         assert len(block.mark) > len("not run: ") + 5
     elif block.mark.startswith("run elsewhere: "):
         assert is_named(block.mark), block.mark
+        assert all(is_parsed(command) for command in block.commands), str(block)
     else:
         assert block.mark == "", f"{block}: no such mark: {block.mark}"
         for command in block.commands:
