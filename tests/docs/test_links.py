@@ -103,3 +103,17 @@ def test_a_link_out_of_the_docs_to_nothing_is_a_warning_and_so_fails_the_build(
     with caplog.at_level(logging.WARNING):
         rewritten("[gone](../tests/no_such_file.py)")
     assert "no_such_file" in caplog.text
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_lists_are_written_so_that_the_site_shows_them_as_github_does(page: Path) -> None:
+    """Python-Markdown wants a blank line before a list, and four blanks before what belongs to an element."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    previous = ""
+    for line in text.splitlines():
+        is_element = re.match(r"([-*]|\d+\.) ", line)
+        in_list = re.match(r"\s*([-*]|\d+\.) ", previous) or previous.startswith(" ")
+        assert not (is_element and previous.strip() and not in_list), f"a blank line before: {line}"
+        assert not re.match(r" {1,3}([-*]|\d+\.) ", line), f"four blanks: {line}"
+        assert not (previous.strip() == "" and re.match(r" {1,3}\S", line)), f"four blanks: {line}"
+        previous = line
