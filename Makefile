@@ -4,13 +4,14 @@
 #   make test                      the tests (under ten minutes on two cores)
 #   make test-all                  the slow ones too, and the newest megatron-core
 #   make format lint typecheck     what CI asks of a change
+#   make docs                      the docs as a site, in site/; make reference after a change of a schema
 #
 # PYTHON=python3.12 chooses the interpreter. PyPI's torch for Linux is the CUDA build, several GB;
 # TORCH_INDEX_URL=<the CPU index named on PyTorch's installation page> takes the small one instead.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo setup test test-all test-slow test-latest format lint typecheck clean help
+.PHONY: demo setup test test-all test-slow test-latest format lint typecheck docs reference clean help
 
 # The first of some interpreters that runs: a pyenv shim may exist for a version that is not switched on.
 first_that_runs = $(shell for p in $(1); do "$$p" -c '' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -31,7 +32,7 @@ PYTHON_LATEST := $(call first_that_runs,python3.12 $(wildcard $(or $(PYENV_ROOT)
 endif
 
 help:
-	@sed -n '3,6p' Makefile
+	@sed -n '3,7p' Makefile
 
 setup: $(VENV)/.installed
 
@@ -79,5 +80,13 @@ lint: setup
 typecheck: setup
 	$(BIN)/mypy
 
+# The reference of recipes and the JSON schemas for editors; a test fails where they are stale.
+reference: setup
+	$(BIN)/python tools/reference.py
+
+docs: setup
+	$(BIN)/python tools/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .venv-latest build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest build dist site demo .pytest_cache .mypy_cache .ruff_cache

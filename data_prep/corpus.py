@@ -16,7 +16,7 @@ class TokenizerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    model: str
+    model: str = Field(description="The .model file, from the working directory.")
 
 
 class CorpusConfig(BaseModel):
@@ -25,20 +25,34 @@ class CorpusConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     # It becomes a file name, so it may not leave the output directory or hide itself.
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-    source: str
-    files: list[str] = Field(default_factory=list)
-    tokenizer: TokenizerConfig
-    append_eod: bool = True
-    eod: str = "</s>"
-    # A piece before each document, such as <CLS>; Megatron-LM's own tool has none.
-    bos: Annotated[str, Field(min_length=1)] | None = None
-    options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
-    text: TextSteps = Field(default_factory=TextSteps)
-    deduplicate: bool = False
-    decontaminate: Contamination | None = None
-    # Share of the records that may be unreadable before the build stops.
-    max_malformed: Annotated[float, Field(ge=0, le=1)] = 0.001
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")] = Field(
+        description="The corpus becomes OUTPUT/name.bin, .idx and .manifest.json."
+    )
+    source: str = Field(description="What kind of files these are.")
+    files: list[str] = Field(
+        default_factory=list,
+        description="Files or patterns such as `*.jsonl.gz`; documents keep the order of the sorted files.",
+    )
+    tokenizer: TokenizerConfig = Field(description="What cuts the texts into tokens.")
+    append_eod: bool = Field(default=True, description="Whether each document ends in the piece `eod`.")
+    eod: str = Field(default="</s>", description="The piece that ends a document.")
+    # Megatron-LM's own tool has none.
+    bos: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="A piece before each document, such as <CLS>; none where it is not given."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="The source's own: see below."
+    )
+    text: TextSteps = Field(default_factory=TextSteps, description="What is done to each text.")
+    deduplicate: bool = Field(
+        default=False, description="Whether exact duplicates are dropped; the first one stays."
+    )
+    decontaminate: Contamination | None = Field(
+        default=None, description="Drops documents that hold evaluation texts."
+    )
+    max_malformed: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.001, description="Share of the records that may be unreadable before the build stops."
+    )
 
     @field_validator("source")
     @classmethod

@@ -18,7 +18,8 @@ class HfDataset(Source):
     """A Hugging Face dataset, streamed; `files:` stays empty.
 
     - `path`: name on the Hub (`owner/name`) or local directory (of data files, or from `save_to_disk`)
-    - `config`: name of the configuration, `split`, `revision` (pin it: the Hub moves)
+    - `config`, `split`: their names
+    - `revision`: a commit or tag; pin it, for the Hub moves
     - `column`: the column of the text
     """
 
