@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -182,9 +183,12 @@ def run_python(tmp_path: Path) -> RunPython:
         file = tmp_path / "program.py"
         file.write_text(program, encoding="utf-8")
         launcher: list[str] = []
+        logs = tmp_path / "program-logs"
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
             launcher += ON_THIS_MACHINE
+            # A file for each: in one stream the lines of several processes cut each other in two.
+            launcher += ["--redirects=3", f"--log-dir={logs}"]
         done = subprocess.run(
             [sys.executable, *launcher, str(file), *arguments],
             capture_output=True,
@@ -194,7 +198,12 @@ def run_python(tmp_path: Path) -> RunPython:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
             timeout=300,
         )
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout
+        said = {
+            name: "".join(file.read_text(encoding="utf-8") for file in sorted(logs.rglob(f"{name}.log")))
+            for name in ("stdout", "stderr")
+        }
+        shutil.rmtree(logs, ignore_errors=True)
+        assert done.returncode == 0, said["stderr"][-4000:] + done.stderr[-4000:]
+        return said["stdout"] + done.stdout
 
     return run
