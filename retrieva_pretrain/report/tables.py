@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import DataPrepError
+from data_prep.manifest import Manifest
 from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.curriculum.blend import Blend
 from retrieva_pretrain.curriculum.position import CorpusPositions
@@ -74,7 +75,7 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
     Raises:
         RecipeError: `base` cannot be read.
     """
-    data, problem = _data(run.recipe)
+    data, problem = _data(run)
     notes = [problem] if problem else []
     if run.recipe is None:
         notes.append("There is no recipe.yaml here that this version reads: nothing is told of plan and settings.")
@@ -193,14 +194,20 @@ def _planned_seconds(run: RunHistory, data: DataPlan | None) -> tuple[float, flo
     return plan.run.time.expected, done, plan.mfu
 
 
-def _data(recipe: Recipe | None) -> tuple[DataPlan | None, str]:
-    """What is here of the data, or why nothing is told of it."""
-    if recipe is None:
+def _data(run: RunHistory) -> tuple[DataPlan | None, str]:
+    """Return what is here of the run's data, or why nothing is told of it."""
+    if run.recipe is None:
         return None, ""
+    other = "The corpora that are here are not those of the run: no epochs and no time are planned from them."
+    marks = [entry.get("path") for entry in ((run.identity or {}).get("data") or {}).get("blend") or []]
     try:
-        return plan_data(recipe), ""
+        for entry, mark in zip(run.recipe.data.blend, marks, strict=False):
+            prefix = Path(entry.path)
+            if prefix.with_name(f"{prefix.name}.manifest.json").is_file() and Manifest.load(prefix).fingerprint not in str(mark):
+                return None, other
+        return plan_data(run.recipe), ""
     except (RetrievaError, DataPrepError):
-        return None, "The corpora that are here are not those of the run: no epochs and no time are planned from them."
+        return None, other
 
 
 def _epochs(run: RunHistory, data: DataPlan | None) -> list[tuple[str, float | None, float | None, int | None]]:
