@@ -17,7 +17,7 @@ from retrieva_pretrain.report.history import RunHistory
 from retrieva_pretrain.report.thinning import envelope
 
 Spec = dict[str, Any]
-MOST_POINTS = 1500
+MOST_POINTS = 1000
 """Of one figure over all runs of a page."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#A0522D")
@@ -174,10 +174,10 @@ class _Drawing:
         tops = self._stages() if name in ("loss", "learning_rate", "seq_length", "masked_accuracy") else []
         layers: list[Spec] = [*tops, *self._events(name)]
         if any("lo" in row for row in curves):
-            layers.append(_band(curves, encoding))
+            layers.append(_band(encoding))
             note = f"{note} A band runs from the lowest to the highest value of the steps that a point stands for, the line is their mean.".strip()
         layers += _lines(curves, marked, encoding, step=step)
-        return Chart(name, title, note, _spec(layers))
+        return Chart(name, title, note, _spec(layers, curves, marked))
 
     def _stages(self) -> list[Spec]:
         """The stages of the first run with a recipe, as far as it has come."""
@@ -251,11 +251,10 @@ def _opacity(full: float) -> Spec:
     return {"condition": {"param": "shown", "empty": False, "value": full}, "value": 0}
 
 
-def _band(curves: list[Spec], encoding: Spec) -> Spec:
-    rows = [row for row in curves if "lo" in row]
+def _band(encoding: Spec) -> Spec:
     y = {**encoding["y"], "field": "lo"}
     return {
-        "data": {"values": rows},
+        **_rows("isValid(datum.lo)"),
         "mark": {"type": "area"},
         "encoding": {
             **{"x": encoding["x"], "y": y, "y2": {"field": "hi"}},
@@ -277,12 +276,12 @@ def _lines(curves: list[Spec], marked: list[Spec], encoding: Spec, *, step: bool
     plain = {key: value for key, value in encoding.items() if key != "tooltip"} | {"opacity": _opacity(1)}
     line: Spec = {"type": "line", "strokeWidth": 1.6} | ({"interpolate": "step-before"} if step else {})
     layers: list[Spec] = []
-    for rows, mark in ((curves, line), (marked, {**line, "strokeWidth": 2})):
+    for rows, of, mark in ((curves, "!datum.m", line), (marked, "datum.m", {**line, "strokeWidth": 2})):
         if rows:
-            layers.append({"data": {"values": rows}, "mark": mark, "encoding": plain})
+            layers.append({**_rows(of), "mark": mark, "encoding": plain})
     if marked:
         dots = {key: value for key, value in plain.items() if key != "strokeDash"}
-        layers.append({"data": {"values": marked}, "mark": {"type": "point", "filled": True, "size": 28}, "encoding": dots})  # fmt: skip
+        layers.append({**_rows("datum.m"), "mark": {"type": "point", "filled": True, "size": 28}, "encoding": dots})  # fmt: skip
     layers[0]["params"] = [shown]
     hover: Spec = {
         "name": "hover",
@@ -290,15 +289,22 @@ def _lines(curves: list[Spec], marked: list[Spec], encoding: Spec, *, step: bool
     }
     under = {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0}
     layers.append({
-        "data": {"values": [*curves, *marked]}, "params": [hover], "mark": {"type": "point", "filled": True, "size": 90},
+        "data": {"name": "rows"}, "params": [hover], "mark": {"type": "point", "filled": True, "size": 90},
         "encoding": {**{key: encoding[key] for key in ("x", "y", "color", "tooltip")}, "opacity": under},
     })  # fmt: skip
     return layers
 
 
-def _spec(layers: list[Spec]) -> Spec:
+def _rows(condition: str) -> Spec:
+    return {"data": {"name": "rows"}, "transform": [{"filter": condition}]}
+
+
+def _spec(layers: list[Spec], curves: list[Spec], marked: list[Spec]) -> Spec:
+    """Return the whole chart; its rows stand in it once, those with a mark at every point have `m`."""
+    rows = [*curves, *({**row, "m": 1} for row in marked)]
     return {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", "width": "container", "height": 280,
-            "autosize": {"type": "fit-x", "contains": "padding"}, "config": CONFIG, "layer": layers}  # fmt: skip
+            "autosize": {"type": "fit-x", "contains": "padding"}, "config": CONFIG, "datasets": {"rows": rows},
+            "layer": layers}  # fmt: skip
 
 
 def _jglue(scores: Mapping[str, Any], scale: float, unit: str) -> Chart | None:
@@ -321,7 +327,7 @@ def _jglue(scores: Mapping[str, Any], scale: float, unit: str) -> Chart | None:
         **_series_encoding(series),
         "tooltip": [*_tooltip(unit, "score", ".3f")[:3], {"field": "encoder"}],
     }  # fmt: skip
-    return Chart("jglue", "JGLUE over tokens", "", _spec(_lines([], rows, encoding, step=False)))
+    return Chart("jglue", "JGLUE over tokens", "", _spec(_lines([], rows, encoding, step=False), [], rows))
 
 
 def _evenly(rows: list[Spec], most: int) -> list[Spec]:

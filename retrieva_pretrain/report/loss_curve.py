@@ -21,7 +21,7 @@ def draw_loss_curve(folder: Path, output: Path) -> None:
     if "loss" not in charts or "learning_rate" not in charts:
         raise RetrievaError(f"{folder}: there is nothing to draw: no step has been recorded")
     parts = [
-        {**{key: charts[name][key] for key in ("layer",)}, "width": 800, "height": height}
+        {**{key: charts[name][key] for key in ("layer", "datasets")}, "width": 800, "height": height}
         for name, height in (("loss", 300), ("learning_rate", 90))
     ]
     for part in parts:  # one legend and one name for two charts would be mixed up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -63,7 +64,7 @@ def write_report(
         scores=scores_table(found),
         differing=settings_that_differ(runs, labels),
         # Nothing in either may end the script that it stands in.
-        library=Markup(library.javascript_bundle("window.vegaEmbed=vegaEmbed;").replace("</", "<\\/") if charts else ""),  # noqa: S704
+        library=Markup(re.sub("</(?=script)", r"<\\/", library.javascript_bundle("window.vegaEmbed=vegaEmbed;"), flags=re.IGNORECASE) if charts else ""),  # noqa: S704
         specs=Markup(_json({chart.name: chart.spec for chart in charts})),  # noqa: S704
     )
     output.parent.mkdir(parents=True, exist_ok=True)
