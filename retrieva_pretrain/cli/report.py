@@ -12,12 +12,16 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Runs: a folder, a recipe's file, or a name under runs.", show_default=False
+            metavar="RUN...",
+            help="Runs: a folder, a recipe's file, or a name under runs.",
+            show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="The page; by default report.html in the run's folder, of several runs here."),
+        typer.Option(
+            "--output", help="The page; by default report.html in the run's folder, of several runs here."
+        ),
     ] = None,
     base: Annotated[
         Path | None,

@@ -24,12 +24,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 DASHES = ([1, 0], [8, 3], [2, 2], [8, 3, 2, 3], [14, 4], [4, 4], [12, 3, 2, 3, 2, 3], [1, 3])
 _UNITS = ((1e9, "billion tokens"), (1e6, "million tokens"), (1e3, "thousand tokens"), (1.0, "tokens"))
 _MOST_EVENTS = 200
+_MOST_DOTS = 60
+"""Of one line; more run together."""
 CONFIG: Spec = {
     "background": "transparent",
     "font": "system-ui, 'Hiragino Sans', 'Noto Sans CJK JP', 'Noto Sans JP', 'Yu Gothic', Meiryo, sans-serif",
     "view": {"stroke": None},
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "gridOpacity": 0.5},
-    "legend": {"labelFontSize": 12, "title": None, "orient": "top", "symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 3,
+    "legend": {"labelFontSize": 12, "title": None, "orient": "top", "symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 3, "symbolOpacity": 1,
                "labelLimit": 280, "columns": 3, "direction": "horizontal", "titleLimit": 0},
 }  # fmt: skip
 
@@ -98,7 +100,9 @@ class _Drawing:
                            rows, held_out, axis_format=".0%")  # fmt: skip
 
     def line(self, figure: str, title: str, unit: str, **options: Any) -> Chart | None:
-        return self._chart(figure, title, unit, self._train_rows(figure, None, options.get("log", False)), [], **options)
+        return self._chart(
+            figure, title, unit, self._train_rows(figure, None, options.get("log", False)), [], **options
+        )
 
     def held_out(self, figure: str, title: str, unit: str, axis_format: str = "") -> Chart | None:
         rows = []
@@ -119,8 +123,15 @@ class _Drawing:
             x, y = run.figures["consumed_tokens"] / self.scale, run.figures[figure]
             if positive:  # a logarithm has no place for 0
                 y = np.where(y > 0, y, np.nan)
+            if figure == "seq_length":  # a mean of two lengths is the length of no sample
+                ends = np.flatnonzero(np.diff(y, append=np.nan) != 0)
+                ends = np.union1d(ends, np.flatnonzero(np.diff(y, prepend=np.nan) != 0))
+                x, y = x[ends], y[ends]
             name = label if suffix is None else suffix if len(self.runs) == 1 else f"{label}: {suffix}"
-            rows += [self._row(name, p["x"], p["y"], p["lo"], p["hi"], int(p["n"])) for p in envelope(x, y, self.points)]
+            rows += [
+                self._row(name, p["x"], p["y"], p["lo"], p["hi"], int(p["n"]))
+                for p in envelope(x, y, self.points)
+            ]
         return rows
 
     def _together(self, run: RunHistory, label: str, figure: str) -> list[Spec]:
@@ -137,7 +148,9 @@ class _Drawing:
             for _, some in sorted(by_step.items())
         ], MOST_POINTS)  # fmt: skip
 
-    def _row(self, series: str, x: float, y: float, lo: float | None = None, hi: float | None = None, n: int = 1) -> Spec:
+    def _row(
+        self, series: str, x: float, y: float, lo: float | None = None, hi: float | None = None, n: int = 1
+    ) -> Spec:
         row: Spec = {"s": series, "x": _short(x), "y": _short(y)}
         if n > 1 and lo is not None and hi is not None:
             row |= {"lo": _short(lo), "hi": _short(hi)}
@@ -160,10 +173,10 @@ class _Drawing:
             return None
         series = list(dict.fromkeys(row["s"] for row in [*curves, *marked]))
         axis: Spec = {"title": y_title} | ({"format": axis_format} if axis_format else {})
-        scale: Spec = {"zero": False, "nice": not log} | ({"type": "log"} if log else {})
+        scale: Spec = {"type": "log", "nice": False} if log else {"zero": False, "nice": True}
         if step:
             lengths = sorted({row["y"] for row in curves})
-            scale, axis = {"type": "log", "base": 2, "zero": False}, {**axis, "values": lengths, "format": ",d"}
+            scale, axis = {"type": "log", "base": 2}, {**axis, "values": lengths, "format": ",d"}
         encoding: Spec = {
             "x": {"field": "x", "type": "quantitative", "axis": {"title": self.unit, "grid": False, "tickCount": 6},
                   "scale": {"domain": [0, self.most], "nice": False}},
@@ -197,9 +210,9 @@ class _Drawing:
         x = {"field": "from", "type": "quantitative"}
         return [
             {"data": {"values": rows}, "mark": {"type": "rect", "color": "#808080"},
-             "encoding": {"x": x, "x2": {"field": "to"}, "opacity": {"field": "odd", "type": "nominal", "legend": None,
+             "encoding": {"x": x, "x2": {"field": "to"}, "opacity": {"field": "odd", "type": "quantitative", "legend": None,
                           "scale": {"domain": [0, 1], "range": [0.06, 0.18]}}}},
-            {"data": {"values": rows}, "mark": {"type": "text", "y": 9, "fontSize": 11},
+            {"data": {"values": rows}, "mark": {"type": "text", "y": -7, "fontSize": 11},
              "encoding": {"x": {"field": "middle", "type": "quantitative"}, "text": {"field": "label"}}},
         ]  # fmt: skip
 
@@ -214,10 +227,20 @@ class _Drawing:
             ]  # fmt: skip
             if not rows:
                 continue
-            tooltip = [{"field": field} for field in ("event", "reason", *(["run"] if len(self.runs) > 1 else []))]
+            tooltip = [
+                {"field": field} for field in ("event", "reason", *(["run"] if len(self.runs) > 1 else []))
+            ]
             mark: Spec = {"type": "rule", "strokeDash": [4, 3], "strokeWidth": 1.3, "color": colour}
             if kind == "skipped":
-                mark = {"type": "point", "shape": shape, "filled": True, "size": 70, "angle": 45, "y": {"expr": "height - 6"}, "color": colour}
+                mark = {
+                    "type": "point",
+                    "shape": shape,
+                    "filled": True,
+                    "size": 70,
+                    "angle": 45,
+                    "y": {"expr": "height - 6"},
+                    "color": colour,
+                }
             layers.append({"data": {"values": _evenly(rows, _MOST_EVENTS)}, "mark": mark, "name": f"{kind}s",
                            "encoding": {"x": {"field": "x", "type": "quantitative"}, "tooltip": tooltip}})  # fmt: skip
         return layers
@@ -225,13 +248,29 @@ class _Drawing:
 
 def _series_encoding(series: Sequence[str]) -> Spec:
     """Colours and dashes, one legend for both; where there is one series alone, no legend."""
-    legend = {"legend": None} if len(series) == 1 else {"legend": {"columns": 2 if max(map(len, series)) > 14 else 3}}
+    legend = (
+        {"legend": None}
+        if len(series) == 1
+        else {
+            "legend": {"columns": 1 if max(map(len, series)) > 24 else 2 if max(map(len, series)) > 14 else 3}
+        }
+    )
     colours = [COLOURS[n % len(COLOURS)] for n in range(len(series))]
     # Past the last colour, the same colours come again with other dashes.
     dashes = [DASHES[(n + n // len(COLOURS)) % len(DASHES)] for n in range(len(series))]
     return {
-        "color": {"field": "s", "type": "nominal", "scale": {"domain": list(series), "range": colours}, **legend},
-        "strokeDash": {"field": "s", "type": "nominal", "scale": {"domain": list(series), "range": dashes}, **legend},
+        "color": {
+            "field": "s",
+            "type": "nominal",
+            "scale": {"domain": list(series), "range": colours},
+            **legend,
+        },
+        "strokeDash": {
+            "field": "s",
+            "type": "nominal",
+            "scale": {"domain": list(series), "range": dashes},
+            **legend,
+        },
     }
 
 
@@ -279,7 +318,7 @@ def _lines(curves: list[Spec], marked: list[Spec], encoding: Spec, *, step: bool
     for rows, of, mark in ((curves, "!datum.m", line), (marked, "datum.m", {**line, "strokeWidth": 2})):
         if rows:
             layers.append({**_rows(of), "mark": mark, "encoding": plain})
-    if marked:
+    if marked and len(marked) <= _MOST_DOTS * len({row["s"] for row in marked}):
         dots = {key: value for key, value in plain.items() if key != "strokeDash"}
         layers.append({**_rows("datum.m"), "mark": {"type": "point", "filled": True, "size": 28}, "encoding": dots})  # fmt: skip
     layers[0]["params"] = [shown]

@@ -32,7 +32,11 @@ def draw_loss_curve(folder: Path, output: Path) -> None:
             layer["encoding"] = {k: v for k, v in layer["encoding"].items() if not _asks_for_a_pointer(v)}
         part["layer"] = [layer for layer in part["layer"] if layer["mark"].get("size") != 90]
     write_picture(
-        {"config": CONFIG, "vconcat": parts, "resolve": {"scale": {"color": "independent", "strokeDash": "independent"}}},
+        {
+            "config": CONFIG,
+            "vconcat": parts,
+            "resolve": {"scale": {"color": "independent", "strokeDash": "independent"}},
+        },
         output,
     )
 

@@ -26,7 +26,12 @@ _NO_SCORES = {"checkpoints", "logs", "jobs", "tensorboard", "wandb", "report"}
 
 
 def write_report(
-    folders: Sequence[Path], output: Path, *, base: Path | None = None, scores: Sequence[Path] = (), pictures: bool = True
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    base: Path | None = None,
+    scores: Sequence[Path] = (),
+    pictures: bool = True,
 ) -> list[Path]:
     """Write the page of runs, and its pictures as PNG and SVG in the folder `NAME_pictures` beside it; the files.
 
@@ -57,14 +62,25 @@ def write_report(
         title=labels[0] if len(runs) == 1 else f"{len(runs)} runs: {', '.join(labels)}",
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         state=_state(runs[0]) if len(runs) == 1 else "",
-        runs=[{"label": label, "tables": run_tables(run, base)} for run, label in zip(runs, labels, strict=True)],
+        runs=[
+            {"label": label, "tables": run_tables(run, base)} for run, label in zip(runs, labels, strict=True)
+        ],
         several=len(runs) > 1,
         marks=any(run.events for run in runs),
         charts=charts,
         scores=scores_table(found),
         differing=settings_that_differ(runs, labels),
         # Nothing in either may end the script that it stands in.
-        library=Markup(re.sub("</(?=script)", r"<\\/", library.javascript_bundle("window.vegaEmbed=vegaEmbed;"), flags=re.IGNORECASE) if charts else ""),  # noqa: S704
+        library=Markup(
+            re.sub(
+                "</(?=script)",
+                r"<\\/",
+                library.javascript_bundle("window.vegaEmbed=vegaEmbed;"),
+                flags=re.IGNORECASE,
+            )
+            if charts
+            else ""
+        ),  # noqa: S704
         specs=Markup(_json({chart.name: chart.spec for chart in charts})),  # noqa: S704
     )
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +129,9 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
     together: dict[str, Any] = {"scores": {}, "tokens": {}}
     for folder in folders:
         if not folder.is_dir() or not any(folder.glob("*/scores.json")):
-            raise RetrievaError(f"--scores {folder}: holds no scores; give the --output of `retrieva evaluate`")
+            raise RetrievaError(
+                f"--scores {folder}: holds no scores; give the --output of `retrieva evaluate`"
+            )
         scores, tokens = evaluated_before(folder)
         together["scores"] |= scores
         together["tokens"] |= tokens

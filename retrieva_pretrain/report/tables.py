@@ -78,7 +78,9 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
     data, problem = _data(run)
     notes = [problem] if problem else []
     if run.recipe is None:
-        notes.append("There is no recipe.yaml here that this version reads: nothing is told of plan and settings.")
+        notes.append(
+            "There is no recipe.yaml here that this version reads: nothing is told of plan and settings."
+        )
     if not len(run.steps):
         notes.append("No training step has been recorded yet.")
     elif not run.evaluations:
@@ -99,13 +101,21 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
 
 def settings_that_differ(runs: Sequence[RunHistory], labels: Sequence[str]) -> Table | None:
     """Return the settings in which several runs differ; None where they do not, or for one run."""
-    known = [(label, _flat(_shown_recipe(run.recipe))) for run, label in zip(runs, labels, strict=True) if run.recipe]
+    known = [
+        (label, _flat(_shown_recipe(run.recipe)))
+        for run, label in zip(runs, labels, strict=True)
+        if run.recipe
+    ]
     if len(known) < 2:
         return None
     keys = list(dict.fromkeys(key for _, flat in known for key in flat))
     rows = [[key, *(flat.get(key, NONE) for _, flat in known)] for key in keys
             if key not in ("name", "runs_dir") and len({flat.get(key) for _, flat in known}) > 1]  # fmt: skip
-    return Table(["setting", *(label for label, _ in known)], rows, frozenset(range(len(known) + 1))) if rows else None
+    return (
+        Table(["setting", *(label for label, _ in known)], rows, frozenset(range(len(known) + 1)))
+        if rows
+        else None
+    )
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table | None:
@@ -139,8 +149,13 @@ def _figures(run: RunHistory) -> list[tuple[str, str]]:
     loss = run.figures["loss"][np.isfinite(run.figures["loss"])]
     if len(loss):
         last = loss[-20:]
-        figures.append(("loss, mean of the last 20 steps" if len(last) == 20 else "loss", f"{last.mean():.3f}"))
-    for name, title, shown in (("tokens_per_second", "tokens/s, median", "{:,.0f}"), ("mfu", "MFU, median", "{:.1%}")):
+        figures.append(
+            ("loss, mean of the last 20 steps" if len(last) == 20 else "loss", f"{last.mean():.3f}")
+        )
+    for name, title, shown in (
+        ("tokens_per_second", "tokens/s, median", "{:,.0f}"),
+        ("mfu", "MFU, median", "{:.1%}"),
+    ):
         values = run.figures[name][np.isfinite(run.figures[name])]
         if len(values):
             figures.append((title, shown.format(float(np.median(values)))))
@@ -156,20 +171,49 @@ def _plan(run: RunHistory, data: DataPlan | None) -> Table:
     seconds = float(np.nansum(run.figures["step_seconds"]))
     rows = []
     total = Curriculum(run.recipe) if run.recipe else None
-    rows.append(["steps", f"{total.total_steps:,}" if total else NONE, f"{run.last_step:,}", _share(run.last_step, total and total.total_steps)])
+    rows.append(
+        [
+            "steps",
+            f"{total.total_steps:,}" if total else NONE,
+            f"{run.last_step:,}",
+            _share(run.last_step, total and total.total_steps),
+        ]
+    )
     rows.append(["tokens", count(total.total_tokens) if total else NONE, count(run.tokens), _share(run.tokens, total and total.total_tokens)])  # fmt: skip
     planned = _planned_seconds(run, data)
     rows.append(["time in steps", format_duration(planned[0]) if planned else NONE, format_duration(seconds), _share(seconds, planned and planned[0])])  # fmt: skip
     if planned and len(run.steps):
-        rows.append(["time in steps, of those done", format_duration(planned[1]), format_duration(seconds), _share(seconds, planned[1])])
+        rows.append(
+            [
+                "time in steps, of those done",
+                format_duration(planned[1]),
+                format_duration(seconds),
+                _share(seconds, planned[1]),
+            ]
+        )
     if run.seconds_taken_again:
-        rows.append(["time in steps lost and taken again", NONE, format_duration(run.seconds_taken_again), ""])
+        rows.append(
+            ["time in steps lost and taken again", NONE, format_duration(run.seconds_taken_again), ""]
+        )
     for name, planned_epochs, epochs, _ in _epochs(run, data):
         if planned_epochs is not None and epochs is not None:
-            rows.append([f"epochs of {name}", f"{planned_epochs:,.3g}", f"{epochs:,.3g}", _share(epochs, planned_epochs)])
-    note = "Time planned: at 40% MFU" if planned is None else f"Time planned: at {planned[2]:.0%} MFU of the devices' peak, on {run.world_size:,} of them"
+            rows.append(
+                [
+                    f"epochs of {name}",
+                    f"{planned_epochs:,.3g}",
+                    f"{epochs:,.3g}",
+                    _share(epochs, planned_epochs),
+                ]
+            )
+    note = (
+        "Time planned: at 40% MFU"
+        if planned is None
+        else f"Time planned: at {planned[2]:.0%} MFU of the devices' peak, on {run.world_size:,} of them"
+    )
     if planned is None:
-        note = "No time was planned: the peak of these devices or the size of the vocabulary is not known here."
+        note = (
+            "No time was planned: the peak of these devices or the size of the vocabulary is not known here."
+        )
     return Table(["", "planned", "happened", "share"], rows, note=note)
 
 
@@ -203,14 +247,18 @@ def _data(run: RunHistory) -> tuple[DataPlan | None, str]:
     try:
         for entry, mark in zip(run.recipe.data.blend, marks, strict=False):
             prefix = Path(entry.path)
-            if prefix.with_name(f"{prefix.name}.manifest.json").is_file() and Manifest.load(prefix).fingerprint not in str(mark):
+            if prefix.with_name(f"{prefix.name}.manifest.json").is_file() and Manifest.load(
+                prefix
+            ).fingerprint not in str(mark):
                 return None, other
         return plan_data(run.recipe), ""
     except (RetrievaError, DataPrepError):
         return None, other
 
 
-def _epochs(run: RunHistory, data: DataPlan | None) -> list[tuple[str, float | None, float | None, int | None]]:
+def _epochs(
+    run: RunHistory, data: DataPlan | None
+) -> list[tuple[str, float | None, float | None, int | None]]:
     """Return each corpus's name, epochs planned, epochs read so far, and tokens read so far; None where not known."""
     if data is None or run.recipe is None:
         return []
@@ -219,12 +267,18 @@ def _epochs(run: RunHistory, data: DataPlan | None) -> list[tuple[str, float | N
     known = [share for share in shares if share is not None]
     if len(known) == len(shares):
         paths = [corpus.path for corpus in data.corpora]
-        positions = CorpusPositions(run.recipe, paths, [1] * len(paths), Blend(known), data.special_tokens_per_window)
+        positions = CorpusPositions(
+            run.recipe, paths, [1] * len(paths), Blend(known), data.special_tokens_per_window
+        )
         read = [int(n) for n in positions.consumed(run.last_step)]
     made = []
     for corpus, tokens in zip(data.corpora, read, strict=True):
         whole = corpus.tokens_read
-        so_far = corpus.epochs * tokens / whole if corpus.epochs is not None and tokens is not None and whole else None
+        so_far = (
+            corpus.epochs * tokens / whole
+            if corpus.epochs is not None and tokens is not None and whole
+            else None
+        )
         made.append((PurePath(corpus.path).name, corpus.epochs, so_far, tokens))
     return made
 
@@ -243,7 +297,17 @@ def _stages(run: RunHistory) -> Table | None:
             f"{loss[0]:.3f}" if len(loss) else NONE, f"{loss[-1]:.3f}" if len(loss) else NONE,
             format_duration(float(np.nansum(values["step_seconds"]))),
         ])  # fmt: skip
-    headings = ["stage", "length", "steps planned", "steps recorded", "tokens/s", "MFU", "first loss", "last loss", "time in steps"]
+    headings = [
+        "stage",
+        "length",
+        "steps planned",
+        "steps recorded",
+        "tokens/s",
+        "MFU",
+        "first loss",
+        "last loss",
+        "time in steps",
+    ]
     return Table(headings, rows, note="Rates are medians.") if rows else None
 
 
@@ -273,8 +337,17 @@ def _corpora(run: RunHistory, data: DataPlan | None) -> Table | None:
             NONE if tokens is None else count(tokens),
         ])  # fmt: skip
     missing = any(row[3] == NONE for row in rows)
-    note = "Documents and tokens are not known where this page was made: the corpora are not there." if missing else ""
-    return Table(["corpus", "fingerprint", "share", "documents", "tokens", "tokens read"], rows, frozenset({0, 1}), note)
+    note = (
+        "Documents and tokens are not known where this page was made: the corpora are not there."
+        if missing
+        else ""
+    )
+    return Table(
+        ["corpus", "fingerprint", "share", "documents", "tokens", "tokens read"],
+        rows,
+        frozenset({0, 1}),
+        note,
+    )
 
 
 def _events(run: RunHistory) -> Table | None:
@@ -330,7 +403,9 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
         pairs = list(enumerate(value))
     else:
         return {name: str(value)}
-    return {k: v for key, part in pairs for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()}
+    return {
+        k: v for key, part in pairs for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()
+    }
 
 
 def _share(part: float, whole: float | None) -> str:

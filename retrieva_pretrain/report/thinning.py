@@ -25,7 +25,10 @@ def envelope(x: Floats, y: Floats, most: int) -> list[dict[str, float]]:
     if not len(x):
         return []
     if len(x) <= most:
-        return [{"x": float(a), "y": float(b), "lo": float(b), "hi": float(b), "n": 1} for a, b in zip(x, y, strict=True)]
+        return [
+            {"x": float(a), "y": float(b), "lo": float(b), "hi": float(b), "n": 1}
+            for a, b in zip(x, y, strict=True)
+        ]
     width = (x[-1] - x[0]) / most or 1.0
     number = np.minimum(((x - x[0]) / width).astype(np.int64), most - 1)
     starts = np.flatnonzero(np.diff(number, prepend=-1))
