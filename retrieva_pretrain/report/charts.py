@@ -197,7 +197,8 @@ class _Drawing:
         run = next((run for run in self.runs if run.recipe is not None and len(run.steps)), None)
         if run is None or run.recipe is None:
             return []
-        curriculum, rows = Curriculum(run.recipe), []
+        curriculum = Curriculum(run.recipe)
+        rows: list[Spec] = []
         for index, stage in enumerate(run.recipe.curriculum):
             start, end = (curriculum.consumed_tokens(step) for step in curriculum.stage_steps(index))
             if start < run.tokens:

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def _restarts(run: RunHistory, starts: list[int]) -> list[Event]:
     """
     attempts = read_history(run.folder / "attempts.jsonl").attempts
     if len(attempts) > 1:
-        pairs = zip(attempts, attempts[1:], strict=False)
+        pairs = pairwise(attempts)
         return [
             Event("restart", after.start.step, run.tokens_at(after.start.step), _reason(before))
             for before, after in pairs

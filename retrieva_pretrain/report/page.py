@@ -70,17 +70,8 @@ def write_report(
         charts=charts,
         scores=scores_table(found),
         differing=settings_that_differ(runs, labels),
-        # Nothing in either may end the script that it stands in.
-        library=Markup(
-            re.sub(
-                "</(?=script)",
-                r"<\\/",
-                library.javascript_bundle("window.vegaEmbed=vegaEmbed;"),
-                flags=re.IGNORECASE,
-            )
-            if charts
-            else ""
-        ),  # noqa: S704
+        # Neither can end the script that it stands in.
+        library=Markup(_script(library) if charts else ""),  # noqa: S704
         specs=Markup(_json({chart.name: chart.spec for chart in charts})),  # noqa: S704
     )
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +82,11 @@ def write_report(
             written.append(output.with_name(f"{output.stem}_pictures") / f"{chart.name}.{ending}")
             write_picture(chart.spec, written[-1])
     return written
+
+
+def _script(library: Any) -> str:
+    text = library.javascript_bundle("window.vegaEmbed=vegaEmbed;")
+    return re.sub("</(?=script)", r"<\\/", text, flags=re.IGNORECASE)
 
 
 def _json(content: Any) -> str:

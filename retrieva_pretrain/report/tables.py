@@ -169,19 +169,19 @@ def _figures(run: RunHistory) -> list[tuple[str, str]]:
 def _plan(run: RunHistory, data: DataPlan | None) -> Table:
     """Time, tokens and steps as they were planned, for where the run stands and for its end, beside what happened."""
     seconds = float(np.nansum(run.figures["step_seconds"]))
-    rows = []
+    rows: list[list[str]] = []
     total = Curriculum(run.recipe) if run.recipe else None
     rows.append(
         [
             "steps",
             f"{total.total_steps:,}" if total else NONE,
             f"{run.last_step:,}",
-            _share(run.last_step, total and total.total_steps),
+            _share(run.last_step, total.total_steps if total else None),
         ]
     )
-    rows.append(["tokens", count(total.total_tokens) if total else NONE, count(run.tokens), _share(run.tokens, total and total.total_tokens)])  # fmt: skip
+    rows.append(["tokens", count(total.total_tokens) if total else NONE, count(run.tokens), _share(run.tokens, total.total_tokens if total else None)])  # fmt: skip
     planned = _planned_seconds(run, data)
-    rows.append(["time in steps", format_duration(planned[0]) if planned else NONE, format_duration(seconds), _share(seconds, planned and planned[0])])  # fmt: skip
+    rows.append(["time in steps", format_duration(planned[0]) if planned else NONE, format_duration(seconds), _share(seconds, planned[0] if planned else None)])  # fmt: skip
     if planned and len(run.steps):
         rows.append(
             [
@@ -205,15 +205,12 @@ def _plan(run: RunHistory, data: DataPlan | None) -> Table:
                     _share(epochs, planned_epochs),
                 ]
             )
-    note = (
-        "Time planned: at 40% MFU"
-        if planned is None
-        else f"Time planned: at {planned[2]:.0%} MFU of the devices' peak, on {run.world_size:,} of them"
-    )
     if planned is None:
         note = (
             "No time was planned: the peak of these devices or the size of the vocabulary is not known here."
         )
+    else:
+        note = f"Time planned: at {planned[2]:.0%} MFU of the devices' peak, on {run.world_size:,} of them."
     return Table(["", "planned", "happened", "share"], rows, note=note)
 
 

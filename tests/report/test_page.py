@@ -142,7 +142,7 @@ def test_a_real_browser_draws_the_page_without_an_error_toggles_a_curve_and_tell
     tmp_path: Path,
 ) -> None:
     one = make_run(tmp_path / "a" / "runs" / "r")
-    two = make_run(tmp_path / "b" / "runs" / "r", 60, "optimizer.lr=1e-4", loss=4.0)
+    two = make_run(tmp_path / "b" / "runs" / "r", 60, "optimizer.lr=1e-3", loss=4.0)
     page = tmp_path / "two.html"
     write_report([one, two], page, pictures=False)
     assert "Settings in which the runs differ" in page.read_text(encoding="utf-8")
