@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from retrieva_pretrain.errors import RetrievaError
-from retrieva_pretrain.report.charts import CONFIG, make_charts
+from retrieva_pretrain.report.charts import CONFIG, Spec, make_charts
 from retrieva_pretrain.report.history import read_run
 from retrieva_pretrain.report.pictures import write_picture
 
@@ -20,25 +20,31 @@ def draw_loss_curve(folder: Path, output: Path) -> None:
     charts = {chart.name: chart.spec for chart in make_charts([run], [run.name], {})}
     if "loss" not in charts or "learning_rate" not in charts:
         raise RetrievaError(f"{folder}: there is nothing to draw: no step has been recorded")
-    parts = [
-        {**{key: charts[name][key] for key in ("layer", "datasets")}, "width": 800, "height": height}
-        for name, height in (("loss", 300), ("learning_rate", 90))
-    ]
-    for part in parts:  # one legend and one name for two charts would be mixed up
-        part["layer"] = [
-            {key: value for key, value in layer.items() if key != "params"} for layer in part["layer"]
-        ]
-        for layer in part["layer"]:
-            layer["encoding"] = {k: v for k, v in layer["encoding"].items() if not _asks_for_a_pointer(v)}
-        part["layer"] = [layer for layer in part["layer"] if layer["mark"].get("size") != 90]
-    write_picture(
-        {
-            "config": CONFIG,
-            "vconcat": parts,
-            "resolve": {"scale": {"color": "independent", "strokeDash": "independent"}},
-        },
-        output,
-    )
+    parts, rows = [], {}
+    for name, height in (("loss", 300), ("learning_rate", 90)):
+        rows[name] = charts[name]["datasets"]["rows"]
+        layers = [_still(layer, name) for layer in charts[name]["layer"] if "hover" not in _parameters(layer)]
+        parts.append({"layer": layers, "width": 800, "height": height})
+    # One legend for two charts would mix them up.
+    apart = {"scale": {"color": "independent", "strokeDash": "independent"}}
+    write_picture({"config": CONFIG, "datasets": rows, "vconcat": parts, "resolve": apart}, output)
+
+
+def _still(layer: Spec, rows: str) -> Spec:
+    """Return a layer without what answers a pointer: two charts in one picture may not share its names."""
+    kept = {key: value for key, value in layer.items() if key != "params"}
+    kept["encoding"] = {
+        channel: value for channel, value in layer["encoding"].items() if not _asks_for_a_pointer(value)
+    }
+    if "name" in layer["data"]:
+        kept["data"] = {"name": rows}
+    if layer["mark"]["type"] == "area":
+        kept["mark"] = {**layer["mark"], "opacity": 0.28}
+    return kept
+
+
+def _parameters(layer: Spec) -> set[str]:
+    return {parameter["name"] for parameter in layer.get("params", [])}
 
 
 def _asks_for_a_pointer(encoding: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.history import read_run
+from retrieva_pretrain.report.loss_curve import draw_loss_curve
 from retrieva_pretrain.report.page import write_report
 from retrieva_pretrain.report.thinning import envelope
 from tests.report.browser import browser
@@ -128,6 +130,17 @@ def test_a_run_that_is_broken_or_has_hardly_begun_has_a_page(tmp_path: Path, dam
         (folder / "recipe.yaml").unlink()
     write_report([folder], folder / "report.html", pictures=False)
     assert told in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_loss_curve_alone_shows_all_its_points(tmp_path: Path) -> None:
+    draw_loss_curve(make_run(tmp_path / "run"), tmp_path / "curve.svg")
+    svg = (tmp_path / "curve.svg").read_text(encoding="utf-8")
+    longest = [
+        max(path.count("L") for path in re.findall(r' d="([^"]*)"', part))
+        for part in svg.split("mark-line")[1:]
+    ]
+    # Training loss, held-out loss, learning rate.
+    assert sorted(longest)[0] >= 1 and sorted(longest)[-2:] == [59, 59]
 
 
 def test_a_folder_that_is_no_run_is_refused_in_one_message(tmp_path: Path) -> None:
