@@ -187,8 +187,8 @@ def _export(console: Console, run: Path) -> str:
 
 def _draw(picture: Path) -> str:
     """Draw the loss curve, and say where it is or what it needs."""
-    if find_spec("matplotlib") is None:
-        return "A picture of the loss needs matplotlib: pip install 'retrieva-pretrain[report]'."
+    if find_spec("vl_convert") is None:
+        return "A picture of the loss needs vl-convert-python: pip install 'retrieva-pretrain[report]'."
     draw_loss_curve(picture.parent, picture)
     return f"The loss curve: {picture}."
 

@@ -23,6 +23,7 @@ from retrieva_pretrain.cli.job import job, node
 from retrieva_pretrain.cli.launch import launch
 from retrieva_pretrain.cli.plan import plan
 from retrieva_pretrain.cli.preflight import preflight, preflight_job, preflight_rank
+from retrieva_pretrain.cli.report import report
 from retrieva_pretrain.cli.runs import cancel, logs, status
 from retrieva_pretrain.cli.train import train
 from retrieva_pretrain.errors import RetrievaError
@@ -44,6 +45,7 @@ app.command("preflight")(preflight)
 app.command("status")(status)
 app.command("logs")(logs)
 app.command("cancel")(cancel)
+app.command("report")(report)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("fill-mask")(fill_mask)

@@ -5,69 +5,47 @@ from __future__ import annotations
 from pathlib import Path
 
 from retrieva_pretrain.errors import RetrievaError
-from retrieva_pretrain.report.metrics import read_metrics
+from retrieva_pretrain.report.charts import CONFIG, Spec, make_charts
+from retrieva_pretrain.report.history import read_run
+from retrieva_pretrain.report.pictures import write_picture
 
 
 def draw_loss_curve(folder: Path, output: Path) -> None:
     """Draw the run in a folder into a picture; the file's ending chooses the format (.png, .svg).
 
-    Raises RetrievaError where matplotlib is not installed.
+    Raises:
+        RetrievaError: the drawing library is not installed, or the run has no step to draw.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise RetrievaError("drawing needs matplotlib: pip install 'retrieva-pretrain[report]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    run = read_run(folder)
+    charts = {chart.name: chart.spec for chart in make_charts([run], [run.name], {})}
+    if "loss" not in charts or "learning_rate" not in charts:
+        raise RetrievaError(f"{folder}: there is nothing to draw: no step has been recorded")
+    parts, rows = [], {}
+    for name, height in (("loss", 300), ("learning_rate", 90)):
+        rows[name] = charts[name]["datasets"]["rows"]
+        layers = [_still(layer, name) for layer in charts[name]["layer"] if "hover" not in _parameters(layer)]
+        parts.append({"layer": layers, "width": 800, "height": height})
+    # One legend for two charts would mix them up.
+    apart = {"scale": {"color": "independent", "strokeDash": "independent"}}
+    write_picture({"config": CONFIG, "datasets": rows, "vconcat": parts, "resolve": apart}, output)
 
-    records = read_metrics(folder / "metrics.jsonl")
-    steps = [r for r in records if r["kind"] == "train"]
-    resumed = [r["step"] for r in records if r["kind"] == "start" and r["step"] > 0]
-    longest = max((r["seq_length"] for r in records if r["kind"] == "evaluation"), default=0)
-    held_out: dict[int, list[tuple[float, int]]] = {}
-    for r in records:
-        if r["kind"] == "evaluation" and r["seq_length"] == longest:
-            held_out.setdefault(r["step"], []).append((r["loss"], r["scored_tokens"]))
-    tokens = {0: 0, **{r["step"]: r["consumed_tokens"] for r in steps}}
-    millions = [r["consumed_tokens"] / 1e6 for r in steps]
 
-    figure, (top, bottom) = pyplot.subplots(
-        2, 1, sharex=True, figsize=(9, 5), height_ratios=[4, 1], layout="constrained"
-    )
-    for stage in sorted({r["stage"] for r in steps}):
-        mine = [r["consumed_tokens"] / 1e6 for r in steps if r["stage"] == stage]
-        length = next(r["seq_length"] for r in steps if r["stage"] == stage)
-        start = max((m for m, r in zip(millions, steps, strict=True) if r["stage"] < stage), default=0.0)
-        for axes in (top, bottom):
-            axes.axvspan(start, mine[-1], color="0.93" if stage % 2 else "0.98", zorder=0)
-        top.text(
-            (start + mine[-1]) / 2,
-            1.01,
-            f"length {length}",
-            transform=top.get_xaxis_transform(),
-            ha="center",
-            fontsize=9,
-        )
-    top.plot(millions, [r["loss"] for r in steps], color="#0072B2", linewidth=0.8, label="training batches")
-    points = sorted(held_out.items())
-    top.plot(
-        [tokens[step] / 1e6 for step, _ in points],
-        [sum(loss * n for loss, n in rows) / sum(n for _, n in rows) for _, rows in points],
-        color="#D55E00",
-        marker="o",
-        markersize=4,
-        linewidth=1.2,
-        label=f"held-out text (length {longest})",
-    )
-    for number, step in enumerate(resumed):
-        label = "resumed from here" if number == 0 else None
-        top.axvline(tokens[step] / 1e6, color="0.35", linestyle="--", linewidth=1, label=label)
-    top.set_ylabel("masked-LM loss (nats)")
-    top.legend(frameon=False)
-    bottom.plot(millions, [r["learning_rate"] for r in steps], color="#009E73", linewidth=1.2)
-    bottom.set_ylabel("learning rate")
-    bottom.set_xlabel("million tokens")
-    bottom.margins(x=0)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
-    pyplot.close(figure)
+def _still(layer: Spec, rows: str) -> Spec:
+    """Return a layer without what answers a pointer: two charts in one picture may not share its names."""
+    kept = {key: value for key, value in layer.items() if key != "params"}
+    kept["encoding"] = {
+        channel: value for channel, value in layer["encoding"].items() if not _asks_for_a_pointer(value)
+    }
+    if "name" in layer["data"]:
+        kept["data"] = {"name": rows}
+    if layer["mark"]["type"] == "area":
+        kept["mark"] = {**layer["mark"], "opacity": 0.28}
+    return kept
+
+
+def _parameters(layer: Spec) -> set[str]:
+    return {parameter["name"] for parameter in layer.get("params", [])}
+
+
+def _asks_for_a_pointer(encoding: object) -> bool:
+    return isinstance(encoding, dict) and "param" in encoding.get("condition", {})

@@ -1,0 +1,185 @@
+"""`retrieva report`: what the page of a run holds, also of runs that are broken or have hardly begun."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vl_convert", reason="needs the extra `report`: vl-convert-python")
+
+from retrieva_pretrain.bundled import recipes_folder
+from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.report.history import read_run
+from retrieva_pretrain.report.loss_curve import draw_loss_curve
+from retrieva_pretrain.report.page import write_report
+from retrieva_pretrain.report.thinning import envelope
+from tests.report.browser import browser
+
+
+def line(kind: str, step: int, **fields: Any) -> str:
+    return json.dumps({"kind": kind, "step": step, **fields}, ensure_ascii=False) + "\n"
+
+
+def make_run(
+    folder: Path, steps: int = 60, *overrides: str, loss: float | None = 3.0, evaluate: bool = True
+) -> Path:
+    """Write a run of the demo's recipe, killed after half of its steps and resumed."""
+    recipe = load_yaml(Recipe, recipes_folder() / "demo.yaml", overrides)
+    curriculum = Curriculum(recipe)
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+
+    def train(step: int) -> str:
+        return line("train", step, stage=0, seq_length=16, loss=None if loss is None else loss + 1 / step,
+                    masked_accuracy=0.2, learning_rate=1e-3, grad_norm=None if step == 7 else 1.0, step_seconds=0.5,
+                    tokens_per_second=4096.0, tflops_per_gpu=0.01, mfu=None, skipped="the loss is not finite" if step == 7 else None,
+                    consumed_tokens=curriculum.consumed_tokens(step))  # fmt: skip
+
+    text = line("start", 0, world_size=2, platform="cpu")
+    text += "".join(train(step) for step in range(1, steps // 2 + 6))
+    text += line("start", steps // 2, world_size=2, platform="cpu")
+    text += "".join(train(step) for step in range(steps // 2 + 1, steps + 1))
+    for step in (0, steps) if evaluate else ():
+        for corpus in ("ja_cc", "日本語</script><b>"):
+            text += line(
+                "evaluation",
+                step,
+                corpus=corpus,
+                seq_length=16,
+                loss=4.0,
+                masked_accuracy=0.1,
+                scored_tokens=9,
+            )
+    (folder / "metrics.jsonl").write_text(text + '{"kind": "train", "st', encoding="utf-8")
+    return folder
+
+
+def test_what_was_lost_to_a_kill_counts_once_and_its_time_is_told(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run"))
+    assert run.steps.tolist() == list(range(1, 61))
+    assert run.seconds_taken_again == 5 * 0.5
+    assert run.lines_left_out == 1
+    assert [(e.kind, e.step, e.reason) for e in run.events if e.kind == "skipped"] == [
+        ("skipped", 7, "the loss is not finite")
+    ]
+    assert [e.step for e in run.events if e.kind == "restart"] == [30]
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_stands_there_again(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n" + line("start", 20, world_size=2, platform="cpu"))
+    assert read_run(folder).last_step == 20
+
+
+def test_thinning_hides_no_spike_and_leaves_out_what_is_not_finite() -> None:
+    x, y = np.arange(1.0, 100_001.0), np.ones(100_000)
+    y[54_321], y[5] = 99.0, math.nan
+    points = envelope(x, y, 500)
+    assert len(points) <= 500
+    assert max(p["hi"] for p in points) == 99.0
+    assert sum(p["n"] for p in points) == 99_999
+    assert points[-1]["x"] == 100_000.0
+
+
+def test_the_page_is_small_whole_and_tells_no_place_of_this_machine(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 60, f"tokenizer.model={tmp_path}/secret/of/mine.model")
+    written = write_report([folder], folder / "report.html")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 3_000_000
+    assert str(tmp_path) not in page and ".../mine.model" in page
+    assert "</script><b>" not in page and "日本語" in page
+    for told in (
+        "the loss is not finite",
+        "not recorded: started by hand",
+        "What differs from demo.yaml",
+        "tokenizer.model",
+    ):
+        assert told in page
+    pictures = {path.name for path in written[1:]}
+    assert {"loss.png", "loss.svg", "grad_norm.svg", "held_out_loss.png"} <= pictures
+    assert (folder / "report_pictures" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("no step", "No training step has been recorded yet"),
+        ("no evaluation", "No held-out text has been scored"),
+        ("all NaN", "Learning rate"),
+        ("no recipe", "no recipe.yaml"),
+    ],
+)
+def test_a_run_that_is_broken_or_has_hardly_begun_has_a_page(tmp_path: Path, damage: str, told: str) -> None:
+    folder = make_run(
+        tmp_path / "run", loss=None if damage == "all NaN" else 3.0, evaluate=damage != "no evaluation"
+    )
+    if damage == "no step":
+        (folder / "metrics.jsonl").unlink()
+    if damage == "no recipe":
+        (folder / "recipe.yaml").unlink()
+    write_report([folder], folder / "report.html", pictures=False)
+    assert told in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_loss_curve_alone_shows_all_its_points(tmp_path: Path) -> None:
+    draw_loss_curve(make_run(tmp_path / "run"), tmp_path / "curve.svg")
+    svg = (tmp_path / "curve.svg").read_text(encoding="utf-8")
+    longest = [
+        max(path.count("L") for path in re.findall(r' d="([^"]*)"', part))
+        for part in svg.split("mark-line")[1:]
+    ]
+    # Training loss, held-out loss, learning rate.
+    assert sorted(longest)[0] >= 1 and sorted(longest)[-2:] == [59, 59]
+
+
+def test_a_folder_that_is_no_run_is_refused_in_one_message(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "retrieva_pretrain", "report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no run was launched or trained there" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_real_browser_draws_the_page_without_an_error_toggles_a_curve_and_tells_a_value(
+    tmp_path: Path,
+) -> None:
+    one = make_run(tmp_path / "a" / "runs" / "r")
+    two = make_run(tmp_path / "b" / "runs" / "r", 60, "optimizer.lr=1e-3", loss=4.0)
+    page = tmp_path / "two.html"
+    write_report([one, two], page, pictures=False)
+    assert "Settings in which the runs differ" in page.read_text(encoding="utf-8")
+    with browser(tmp_path) as window:
+        window.window(1000, 900)
+        window.open(page)
+        window.wait(
+            "return waiting.size == 0 && document.querySelectorAll('.chart svg').length == all.length"
+        )
+        hidden = "return [...document.querySelectorAll('#loss .mark-line path')].filter(p => p.getAttribute('opacity') == 0).length"
+        assert window.js(hidden) == 0
+        where = "const r = document.querySelector('#loss {}').getBoundingClientRect(); return [r.x, r.y, r.width, r.height]"
+        window.js("document.querySelector('#loss').scrollIntoView()")
+        x, y, width, height = window.js(where.format(".role-legend-label text"))
+        window.mouse(x + width / 2, y + height / 2, click=True)
+        window.wait(hidden.replace("length", "length > 0"))
+        x, y, width, height = window.js(where.format(".mark-line path"))
+        window.mouse(x + width / 2, y + height / 2)
+        told = window.wait(
+            "const t = document.querySelector('#vg-tooltip-element.visible'); return t && t.innerText"
+        )
+        assert "tokens" in told and any(digit.isdigit() for digit in told)
+        window.window(390, 844, phone=True)
+        window.open(page)
+        window.wait("return waiting.size == 0")
+        assert window.js("return document.documentElement.scrollWidth") <= 390
+        assert window.console() == []
