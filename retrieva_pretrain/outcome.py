@@ -21,9 +21,11 @@ FILE = "exit.json"
 CODES = {"done": DONE, "stopped": REQUEUE, "failed": FAILED, "hung": FAILED}
 
 
-def forget_outcome(run: Path) -> None:
-    """Remove what an earlier training left."""
+def forget_outcome(run: Path) -> dict[str, Any] | None:
+    """Remove what an earlier training left; returns it, None where there is none or it was killed."""
+    before = read_outcome(run)
     (run / FILE).unlink(missing_ok=True)
+    return before
 
 
 def write_outcome(run: Path, reason: str, *, step: int | None, message: str) -> None:

@@ -54,6 +54,7 @@ def launch(
     """
     from retrieva_pretrain.launch.profiles import load_profile
     from retrieva_pretrain.launch.train import launch_run
+    from retrieva_pretrain.recipe.base import record_base
     from retrieva_pretrain.recipe.loading import load_yaml
     from retrieva_pretrain.recipe.schema import Recipe
 
@@ -64,6 +65,8 @@ def launch(
     launched = launch_run(
         chosen, profile, nodes=nodes, processes_per_node=processes, jobs=jobs, dry_run=dry_run
     )
+    if not dry_run:
+        record_base(launched.run.run, recipe, overrides or [])
     typer.echo(launched.message)
     if profile.scheduler == "local" and not dry_run and not detach:
         from retrieva_pretrain.launch.watch import stay_until_the_end

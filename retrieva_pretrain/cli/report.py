@@ -25,7 +25,7 @@ def report(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option("--base", help="Recipe to compare with; by default the nearest of the project's own."),
+        typer.Option("--base", help="Recipe to compare with; by default what the run's was made from."),
     ] = None,
     scores: Annotated[
         list[Path] | None,

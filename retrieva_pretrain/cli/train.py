@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +49,7 @@ def train(
     """
     from retrieva_pretrain.durations import parse_duration
     from retrieva_pretrain.errors import RetrievaError
+    from retrieva_pretrain.recipe.base import record_base
     from retrieva_pretrain.recipe.loading import load_yaml
     from retrieva_pretrain.recipe.schema import Recipe
     from retrieva_pretrain.training.prepare import prepare, prepare_dry_run
@@ -65,6 +67,8 @@ def train(
     steps = ProfiledSteps.parse(profile, content) if profile is not None else None
     run = prepare(content)
     with hold_run(run.folder):
+        if os.environ.get("RANK", "0") == "0":
+            record_base(run.folder.path, recipe, overrides or [])
         from retrieva_pretrain.platform.quiet import quiet_upstream
 
         quiet_upstream()

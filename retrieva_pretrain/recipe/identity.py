@@ -46,8 +46,13 @@ def identity(
     return kept
 
 
-def differences(before: Any, after: Any, field: str = "") -> list[str]:
+def differences(before: Any, after: Any) -> list[str]:
     """Return one readable line `field: before -> after` for everything in which two identities differ."""
+    return [f"{field}: {one} -> {other}" for field, one, other in changes(before, after)]
+
+
+def changes(before: Any, after: Any, field: str = "") -> list[tuple[str, str, str]]:
+    """Return the field, and both values in at most 200 letters, of everything in which two nested mappings differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
         pairs = [(str(key), before.get(key), after.get(key)) for key in keys]
@@ -56,11 +61,11 @@ def differences(before: Any, after: Any, field: str = "") -> list[str]:
     elif before == after:
         return []
     else:
-        return [f"{field}: {_short(before)} -> {_short(after)}"]
+        return [(field, _short(before), _short(after))]
     return [
-        line
+        change
         for key, one, other in pairs
-        for line in differences(one, other, f"{field}.{key}" if field else key)
+        for change in changes(one, other, f"{field}.{key}" if field else key)
     ]
 
 

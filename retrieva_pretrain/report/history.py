@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ FIGURES = (
     "step_seconds",
     "stage",
 )
-_KILLED = "killed from outside: a time limit, a preemption, or a node that failed"
+_KILLED = "killed: it left no record of its end, as after a time limit, a preemption or a failed node"
+_BEFORE_ALL = datetime.min.replace(tzinfo=timezone.utc)
+_AFTER_ALL = datetime.max.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class _Records:
         self.train: dict[int, list[float]] = {}
         self.evaluations: dict[tuple[int, str, int], dict[str, Any]] = {}
         self.skipped: dict[int, str] = {}
-        self.starts: list[int] = []
+        self.starts: list[dict[str, Any]] = []
         self.world_size: int | None = None
         self.platform: str | None = None
         self.seconds_taken_again = 0.0
@@ -162,7 +165,7 @@ class _Records:
     def take(self, record: dict[str, Any]) -> None:
         step, kind = int(record["step"]), record["kind"]
         if kind == "start":
-            self.starts.append(step)
+            self.starts.append(record)
             self.world_size, self.platform = record.get("world_size"), record.get("platform")
             self._forget_after(step)
         elif kind == "train":
@@ -220,23 +223,59 @@ def _evaluation(run: RunHistory, record: dict[str, Any]) -> Evaluation:
     )
 
 
-def _restarts(run: RunHistory, starts: list[int]) -> list[Event]:
-    """Return every start after the first, with the end of the one before it.
+@dataclass(frozen=True)
+class _Start:
+    """A start of training, and how it ended where something has recorded that: its supervisor, or the next start."""
 
-    The launcher's own records tell the reasons; a run started by `retrieva train` alone has none of them.
+    time: datetime
+    step: int
+    end: str | None = None
+    previous: str | None = None
+
+
+def _restarts(run: RunHistory, records: list[dict[str, Any]]) -> list[Event]:
+    """Return every start after the first, with the reason for which the one before it ended.
+
+    Supervisors record starts and ends, also of what failed before its first step; training records that it was
+    started, and what its predecessor left in exit.json. Those by hand and those by a supervisor may take turns.
     """
     attempts = read_history(run.folder / "attempts.jsonl").attempts
-    if len(attempts) > 1:
-        pairs = pairwise(attempts)
-        return [
-            Event("restart", after.start.step, run.tokens_at(after.start.step), _reason(before))
-            for before, after in pairs
-        ]
-    return [Event("restart", s, run.tokens_at(s), "not recorded: started by hand") for s in starts[1:]]
+    starts = [
+        _Start(
+            _moment(attempt.start.time),
+            attempt.start.step,
+            end=f"{attempt.end.outcome}: {attempt.end.reason}" if attempt.end is not None else None,
+        )
+        for attempt in attempts
+    ]
+    unseen = list(attempts)
+    for record in records:
+        exit_before = record.get("previous_exit") or {}
+        previous = f"{exit_before.get('reason')}: {exit_before.get('message')}" if exit_before else None
+        start = _Start(_moment(record.get("time")), record["step"], previous=previous)
+        own = next((attempt for attempt in unseen if _holds(attempt, start.time)), None)
+        if own is not None:  # an attempt trains once
+            unseen.remove(own)
+        elif start.time != _BEFORE_ALL or not attempts:
+            starts.append(start)
+    starts.sort(key=lambda start: start.time)
+    return [
+        Event("restart", start.step, run.tokens_at(start.step), start.previous or before.end or _KILLED)
+        for before, start in pairwise(starts)
+    ]
 
 
-def _reason(attempt: Attempt) -> str:
-    return f"{attempt.end.outcome}: {attempt.end.reason}" if attempt.end is not None else _KILLED
+def _holds(attempt: Attempt, time: datetime) -> bool:
+    end = _moment(attempt.end.time) if attempt.end is not None else _AFTER_ALL
+    return _moment(attempt.start.time) <= time <= end
+
+
+def _moment(time: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(str(time))
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    except ValueError:
+        return _BEFORE_ALL
 
 
 def _identity(path: Path) -> dict[str, Any] | None:

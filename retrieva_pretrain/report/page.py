@@ -38,7 +38,7 @@ def write_report(
     Args:
         folders: of the runs, one to eight.
         output: the page, .html.
-        base: the recipe with which the runs' are compared; by default the nearest of the project's own.
+        base: the recipe with which the runs' are compared; by default what each was made from.
         scores: folders that `retrieva evaluate` has written; those inside a run's folder are found.
         pictures: whether to write them.
 

@@ -21,7 +21,8 @@ from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.planning.corpora import DataPlan, plan_data
 from retrieva_pretrain.planning.hardware import H100
 from retrieva_pretrain.planning.plan import make_plan
-from retrieva_pretrain.recipe.identity import differences
+from retrieva_pretrain.recipe.base import read_base
+from retrieva_pretrain.recipe.identity import changes
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.recipe.yaml_tree import write_text
@@ -70,7 +71,8 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
 
     Args:
         run: the run.
-        base: the recipe to compare with; without one the project's own that differs in the fewest settings.
+        base: the recipe to compare with; without one what the run's was made from, and where nothing is recorded of
+            that, the project's own that differs in the fewest settings.
 
     Raises:
         RecipeError: `base` cannot be read.
@@ -93,7 +95,7 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
         stages=_stages(run),
         corpora=_corpora(run, data),
         events=_events(run),
-        base=_base(run, base) if run.recipe is not None else None,
+        base=_base(run, run.recipe, base) if run.recipe is not None else None,
         recipe="" if run.recipe is None else write_text(_shown_recipe(run.recipe)),
         notes=notes,
     )
@@ -356,28 +358,20 @@ def _events(run: RunHistory) -> Table | None:
     return Table(["event", "step", "tokens", "reason"], rows, frozenset({0, 3}), note)
 
 
-def _base(run: RunHistory, given: Path | None) -> Base | None:
-    assert run.recipe is not None
-    candidates = [given] if given is not None else sorted(recipes_folder().glob("*.yaml"))
-    found: list[tuple[int, str, list[str]]] = []
-    for path in candidates:
-        try:
-            base = load_yaml(Recipe, path)
-        except RetrievaError:
-            if given is not None:
-                raise
-            continue
-        lines = differences(_shown_recipe(base), _shown_recipe(run.recipe))
-        found.append((len(lines), path.name, lines))
-    if not found:
-        return None
-    _, name, lines = min(found)
-    rows = []
-    for line in lines:
-        key, _, values = line.partition(": ")
-        before, _, after = values.partition(" -> ")
-        rows.append([key, before, after])
-    return Base(name, Table(["setting", name, "this run"], rows, frozenset({0, 1, 2})))
+def _base(run: RunHistory, recipe: Recipe, given: Path | None) -> Base:
+    """Compare with the recipe that is given, else with the one that was recorded, else with the nearest of ours."""
+    if given is not None:
+        candidates = [(given.name, load_yaml(Recipe, given))]
+    elif (recorded := read_base(run.folder)) is not None:
+        candidates = [recorded]
+    else:
+        candidates = [
+            (path.name, load_yaml(Recipe, path)) for path in sorted(recipes_folder().glob("*.yaml"))
+        ]
+    shown = _shown_recipe(recipe)
+    found = [(name, changes(_shown_recipe(base), shown)) for name, base in candidates]
+    name, changed = min(found, key=lambda pair: len(pair[1]))
+    return Base(name, Table(["setting", name, "this run"], [list(c) for c in changed], frozenset({0, 1, 2})))
 
 
 def _shown_recipe(recipe: Recipe) -> Any:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import platform as python_platform
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.stages import Curriculum
@@ -50,8 +52,7 @@ def train(
     Returns the exit code: `DONE`, or `REQUEUE` where the run was asked to stop, has saved and can be started again.
     """
     recipe, folder = run.recipe, run.folder.path
-    if os.environ.get("RANK", "0") == "0":
-        forget_outcome(folder)
+    before = forget_outcome(folder) if os.environ.get("RANK", "0") == "0" else None
     stop_requests = StopRequests(exit_before)
     ranks = distributed.initialize(recipe)
     watchdog = Watchdog(
@@ -61,7 +62,7 @@ def train(
         on_hang=lambda message: write_outcome(folder, "hung", step=None, message=message),
     )
     try:
-        _train(run, ranks, stop_requests, watchdog, profiled)
+        _train(run, ranks, stop_requests, watchdog, profiled, before)
         if ranks.is_first:
             write_outcome(folder, "done", step=Curriculum(recipe).total_steps, message="the run is complete")
         return DONE
@@ -87,8 +88,9 @@ def _train(
     stop_requests: StopRequests,
     watchdog: Watchdog,
     profiled: ProfiledSteps | None,
+    before: dict[str, Any] | None,
 ) -> None:
-    """Build everything, go on from the newest checkpoint and take the steps."""
+    """Build everything, go on from the newest checkpoint and take the steps; `before` tells how the last start ended."""
     recipe = run.recipe
     model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
     optimizer = build_optimizer(recipe, model)
@@ -119,7 +121,16 @@ def _train(
             log_interval=recipe.logging.log_interval,
             wandb=WeightsAndBiases.open(recipe, run.folder.path) if recipe.logging.wandb_project else None,
         )
-        _say_start(run, stepper, resumed.checkpoint, metrics, step)
+        _say_start(run, stepper, resumed.checkpoint)
+        metrics.write(
+            "start",
+            step=step,
+            time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            world_size=ranks.world_size,
+            platform=platform.current().name,
+            versions=_versions(),
+            previous_exit=before,
+        )
     checkpointer = Checkpointer(
         run.folder,
         run.identity,
@@ -152,13 +163,14 @@ def _ensure_indexes(run: PreparedRun, step: int, ranks: distributed.Ranks) -> No
             say(str(indexed))
 
 
-def _say_start(
-    run: PreparedRun, stepper: Stepper, newest: Path | None, metrics: MetricsLog, step: int
-) -> None:
-    """Say what is about to run, the arithmetic of its tokens included, and note the versions."""
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "megatron-core", "sentencepiece", "numpy")}
+
+
+def _say_start(run: PreparedRun, stepper: Stepper, newest: Path | None) -> None:
+    """Say what is about to run, the arithmetic of its tokens and the versions included."""
     recipe, curriculum = run.recipe, stepper.curriculum
     machine = platform.current()
-    versions = {name: version(name) for name in ("torch", "megatron-core", "sentencepiece", "numpy")}
     say(
         f"run {recipe.name}: {curriculum.total_steps:,} steps, {curriculum.total_samples:,} samples,"
         f" {curriculum.total_tokens:,} positions, on {stepper.ranks.world_size} {machine.name} processes"
@@ -174,7 +186,8 @@ def _say_start(
         say(line)
     say(
         f"  vocabulary {run.corpora.tokenizer.vocab_size:,} padded to {run.padded_vocab_size:,};"
-        f" Python {python_platform.python_version()}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
+        f" Python {python_platform.python_version()}, "
+        + ", ".join(f"{n} {v}" for n, v in _versions().items())
     )
     packages = optional_packages()
     say(
@@ -185,9 +198,6 @@ def _say_start(
         say(f"going on from {newest.name}")
     elif run.initial is not None:
         say(f"beginning with the weights of {run.initial}")
-    metrics.write(
-        "start", step=step, world_size=stepper.ranks.world_size, platform=machine.name, versions=versions
-    )
 
 
 def _data_lines(run: PreparedRun, stepper: Stepper) -> list[str]:

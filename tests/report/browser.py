@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+PATIENCE = 300
+"""Seconds for what a busy machine does slowly."""
 
 
 class Browser:
@@ -27,7 +31,8 @@ class Browser:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.root}{path}", data=data, method=method)
         request.add_header("Content-Type", "application/json")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=PATIENCE) as answer:
             return json.load(answer)["value"]
 
     def open(self, page: Path) -> None:
@@ -46,10 +51,20 @@ class Browser:
 
     def wait(self, condition: str) -> Any:
         """Return what a script returns as soon as it is true."""
-        for _ in range(300):
+        for _ in range(PATIENCE * 10):
             if value := self.js(condition):
                 return value
             time.sleep(0.1)
+        raise AssertionError(f"never true: {condition}")
+
+    def until(self, act: Callable[[], None], condition: str) -> Any:
+        """Act, and again where nothing has come of it: the page may have been moving under the pointer."""
+        for _ in range(PATIENCE // 2):
+            act()
+            for _ in range(20):
+                if value := self.js(condition):
+                    return value
+                time.sleep(0.1)
         raise AssertionError(f"never true: {condition}")
 
     def mouse(self, x: float, y: float, *, click: bool = False) -> None:
@@ -82,7 +97,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     log = folder / "chromedriver.log"
     process = subprocess.Popen([driver, "--port=0"], stdout=log.open("wb"), stderr=subprocess.STDOUT)
     try:
-        for _ in range(300):
+        for _ in range(PATIENCE * 10):
             text = log.read_text()
             if "started successfully on port" in text:
                 break

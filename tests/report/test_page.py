@@ -17,11 +17,13 @@ pytest.importorskip("vl_convert", reason="needs the extra `report`: vl-convert-p
 
 from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.recipe.base import read_base, record_base
 from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.history import read_run
 from retrieva_pretrain.report.loss_curve import draw_loss_curve
 from retrieva_pretrain.report.page import write_report
+from retrieva_pretrain.report.tables import run_tables
 from retrieva_pretrain.report.thinning import envelope
 from tests.report.browser import browser
 
@@ -82,6 +84,64 @@ def test_a_run_that_goes_on_from_a_checkpoint_stands_there_again(tmp_path: Path)
     assert read_run(folder).last_step == 20
 
 
+def test_a_restart_tells_why_the_start_before_it_ended_by_hand_and_by_a_supervisor_in_turn(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    moment = "2026-11-24T0{}:00:00+00:00".format
+    stopped = {"reason": "stopped", "message": "step 5: asked to stop by SIGTERM"}
+    (folder / "metrics.jsonl").write_text(
+        line("start", 0, time=moment(1), previous_exit=None)
+        + line("start", 5, time=moment(2), previous_exit=stopped)
+        + line("start", 5, time=moment(3), previous_exit=None)  # the first of the supervisor's
+        + line("start", 9, time=moment(6), previous_exit=None)
+        + line("start", 9, time=moment(8), previous_exit=None),
+        encoding="utf-8",
+    )
+    launched = {"submission": 1, "job_id": "7", "hosts": ["a"], "processes": 2}
+    attempts = [
+        {"event": "start", "time": moment(3), "number": 1, "step": 5, **launched},
+        {
+            "event": "end",
+            "time": moment(4),
+            "number": 1,
+            "step": 9,
+            "outcome": "killed",
+            "reason": "signal 9",
+        },
+        {"event": "start", "time": moment(4), "number": 2, "step": 9, **launched},
+        {"event": "end", "time": moment(5), "number": 2, "step": 9, "outcome": "failed", "reason": "no GPU"},
+        {"event": "start", "time": moment(6), "number": 3, "step": 9, **launched},
+    ]
+    (folder / "attempts.jsonl").write_text("".join(json.dumps(a) + "\n" for a in attempts), encoding="utf-8")
+    told = [(event.step, event.reason.split(",")[0]) for event in read_run(folder).events]
+    assert told == [
+        (5, "stopped: step 5: asked to stop by SIGTERM"),
+        (5, "killed: it left no record of its end"),
+        (9, "killed: signal 9"),
+        (9, "failed: no GPU"),
+        (9, "killed: it left no record of its end"),
+    ]
+
+
+def test_the_recipe_is_compared_with_what_was_recorded_of_its_base(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "r")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((folder / "recipe.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "heir.yaml").write_text("base: mine.yaml\nseed: 77\n", encoding="utf-8")
+    record_base(folder, tmp_path / "heir.yaml", ["optimizer.lr=0.5"])
+    (folder / "recipe.yaml").write_text(
+        dump_yaml(load_yaml(Recipe, tmp_path / "heir.yaml", ["optimizer.lr=0.5"])), encoding="utf-8"
+    )
+    record_base(folder, folder / "recipe.yaml")  # the same run, by its resolved recipe
+    base = run_tables(read_run(folder), None).base
+    assert base is not None and base.name == "mine.yaml"
+    assert {row[0]: row[2] for row in base.table.rows} == {"seed": "77", "optimizer.lr": "0.5"}
+    record_base(folder, mine)
+    assert read_base(folder) is None
+
+
 def test_thinning_hides_no_spike_and_leaves_out_what_is_not_finite() -> None:
     x, y = np.arange(1.0, 100_001.0), np.ones(100_000)
     y[54_321], y[5] = 99.0, math.nan
@@ -101,7 +161,7 @@ def test_the_page_is_small_whole_and_tells_no_place_of_this_machine(tmp_path: Pa
     assert "</script><b>" not in page and "日本語" in page
     for told in (
         "the loss is not finite",
-        "not recorded: started by hand",
+        "killed: it left no record of its end",
         "What differs from demo.yaml",
         "tokenizer.model",
     ):
@@ -167,15 +227,21 @@ def test_a_real_browser_draws_the_page_without_an_error_toggles_a_curve_and_tell
         )
         hidden = "return [...document.querySelectorAll('#loss .mark-line path')].filter(p => p.getAttribute('opacity') == 0).length"
         assert window.js(hidden) == 0
-        where = "const r = document.querySelector('#loss {}').getBoundingClientRect(); return [r.x, r.y, r.width, r.height]"
-        window.js("document.querySelector('#loss').scrollIntoView()")
-        x, y, width, height = window.js(where.format(".role-legend-label text"))
-        window.mouse(x + width / 2, y + height / 2, click=True)
-        window.wait(hidden.replace("length", "length > 0"))
-        x, y, width, height = window.js(where.format(".mark-line path"))
-        window.mouse(x + width / 2, y + height / 2)
-        told = window.wait(
-            "const t = document.querySelector('#vg-tooltip-element.visible'); return t && t.innerText"
+
+        def point_at(what: str, *, click: bool = False) -> None:
+            window.js("document.querySelector('#loss').scrollIntoView()")
+            x, y, width, height = window.js(
+                f"const r = document.querySelector('#loss {what}').getBoundingClientRect();"
+                " return [r.x, r.y, r.width, r.height]"
+            )
+            window.mouse(x + width / 2, y + height / 2, click=click)
+
+        window.until(
+            lambda: point_at(".role-legend-label text", click=True), hidden.replace("length", "length > 0")
+        )
+        told = window.until(
+            lambda: point_at(".mark-line path"),
+            "const t = document.querySelector('#vg-tooltip-element.visible'); return t && t.innerText",
         )
         assert "tokens" in told and any(digit.isdigit() for digit in told)
         window.window(390, 844, phone=True)
