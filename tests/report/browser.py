@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-
 PATIENCE = 300
 """Seconds for what a busy machine does slowly."""
 
