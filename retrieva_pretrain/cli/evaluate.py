@@ -123,8 +123,8 @@ def evaluate(
         Device(on_device, gradient_checkpointing, progress=sys.stderr.isatty() and not as_json),
         lambda line: typer.echo(line, err=True),
     )
-    scores, tokens = evaluated_before(output)
-    picture = _draw(output, scores, tokens)
+    before = evaluated_before(output)
+    picture = _draw(output, before.scores, before.tokens)
     if as_json:
         typer.echo(json.dumps(done.best, ensure_ascii=False, indent=2))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,16 +174,36 @@ def note(protocol: Protocol) -> str:
     )
 
 
-def evaluated_before(output: Path) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, int]]:
-    """Return the best scores of all encoders of an output folder, and the positions they were trained on if known."""
-    scores, tokens = {}, {}
+@dataclass
+class EarlierScores:
+    """What an output folder holds, by the encoders' names."""
+
+    scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Encoder -> task -> metric -> the best mean."""
+
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Positions of pretraining, where they are known."""
+
+    trials: set[str] = field(default_factory=set)
+    """Encoders whose fine-tuning was cut short."""
+
+
+def evaluated_before(output: Path) -> EarlierScores:
+    """Return the best scores of all encoders of an output folder.
+
+    Raises:
+        EvaluationError: a file of scores cannot be read.
+    """
+    found = EarlierScores()
     for path in sorted(output.glob("*/scores.json")):
         try:
             content = json.loads(path.read_bytes())
             name = content["encoder"]
-            scores[name] = {task: found["best"]["mean"] for task, found in content["tasks"].items()}
+            found.scores[name] = {task: of["best"]["mean"] for task, of in content["tasks"].items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EvaluationError(f"{path}: cannot be read ({error}); remove it, it is made again") from None
         if content.get("consumed_tokens") is not None:
-            tokens[name] = int(content["consumed_tokens"])
-    return scores, tokens
+            found.tokens[name] = int(content["consumed_tokens"])
+        if content.get("is_a_trial"):
+            found.trials.add(name)
+    return found

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from retrieva_pretrain.errors import RetrievaError
-from retrieva_pretrain.report.charts import CONFIG, Spec, make_charts
+from retrieva_pretrain.evaluation.run import EarlierScores
+from retrieva_pretrain.report.charts import make_charts
 from retrieva_pretrain.report.history import read_run
 from retrieva_pretrain.report.pictures import write_picture
+from retrieva_pretrain.report.vega_lite import CONFIG, Spec
 
 
 def draw_loss_curve(folder: Path, output: Path) -> None:
@@ -17,7 +19,7 @@ def draw_loss_curve(folder: Path, output: Path) -> None:
         RetrievaError: the drawing library is not installed, or the run has no step to draw.
     """
     run = read_run(folder)
-    charts = {chart.name: chart.spec for chart in make_charts([run], [run.name], {})}
+    charts = {chart.name: chart.spec for chart in make_charts([run], [run.name], EarlierScores())}
     if "loss" not in charts or "learning_rate" not in charts:
         raise RetrievaError(f"{folder}: there is nothing to draw: no step has been recorded")
     parts, rows = [], {}

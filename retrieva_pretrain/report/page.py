@@ -16,13 +16,13 @@ from data_prep.whole_files import write_whole
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.report.charts import make_charts
 from retrieva_pretrain.report.history import RunHistory, read_run
+from retrieva_pretrain.report.jglue import find_scores, scores_table
 from retrieva_pretrain.report.pictures import drawing_library, write_picture
-from retrieva_pretrain.report.tables import run_tables, scores_table, settings_that_differ
+from retrieva_pretrain.report.run_tables import run_tables
+from retrieva_pretrain.report.settings import settings_that_differ
 
 MOST_RUNS = 8
 """More curves over one another are told apart by nobody."""
-
-_NO_SCORES = {"checkpoints", "logs", "jobs", "tensorboard", "wandb", "report"}
 
 
 def write_report(
@@ -52,7 +52,7 @@ def write_report(
         raise RetrievaError(f"{len(folders)} runs were given; give 1 to {MOST_RUNS}")
     runs = [read_run(folder) for folder in folders]
     labels = _labels(runs)
-    found = _scores([*scores, *(place for folder in folders for place in _score_folders(folder))])
+    found = find_scores(folders, scores)
     charts = make_charts(runs, labels, found)
     environment = Environment(
         loader=PackageLoader("retrieva_pretrain.report", "."), autoescape=True, undefined=StrictUndefined,
@@ -112,23 +112,3 @@ def _state(run: RunHistory) -> str:
     if run.outcome.get("reason") == "done":
         return "The run is done."
     return f"The run ended: {run.outcome.get('message') or run.outcome.get('reason')}"
-
-
-def _score_folders(folder: Path) -> list[Path]:
-    places = [folder, *(path for path in folder.iterdir() if path.is_dir() and path.name not in _NO_SCORES)]
-    return [path for path in places if any(path.glob("*/scores.json"))]
-
-
-def _scores(folders: Sequence[Path]) -> dict[str, Any]:
-    from retrieva_pretrain.evaluation.run import evaluated_before
-
-    together: dict[str, Any] = {"scores": {}, "tokens": {}}
-    for folder in folders:
-        if not folder.is_dir() or not any(folder.glob("*/scores.json")):
-            raise RetrievaError(
-                f"--scores {folder}: holds no scores; give the --output of `retrieva evaluate`"
-            )
-        scores, tokens = evaluated_before(folder)
-        together["scores"] |= scores
-        together["tokens"] |= tokens
-    return together

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.whole_files import write_whole
 from retrieva_pretrain.errors import RetrievaError
-from retrieva_pretrain.report.charts import Spec
+from retrieva_pretrain.report.vega_lite import Spec
 
 VEGA_LITE = "6.4"
 _WIDTH = 860

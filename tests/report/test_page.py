@@ -17,13 +17,15 @@ pytest.importorskip("vl_convert", reason="needs the extra `report`: vl-convert-p
 
 from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.recipe.base import read_base, record_base
 from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.history import read_run
+from retrieva_pretrain.report.jglue import find_scores, scores_chart, scores_table
 from retrieva_pretrain.report.loss_curve import draw_loss_curve
 from retrieva_pretrain.report.page import write_report
-from retrieva_pretrain.report.tables import run_tables
+from retrieva_pretrain.report.run_tables import run_tables
 from retrieva_pretrain.report.thinning import envelope
 from tests.report.browser import browser
 
@@ -190,6 +192,39 @@ def test_a_run_that_is_broken_or_has_hardly_begun_has_a_page(tmp_path: Path, dam
         (folder / "recipe.yaml").unlink()
     write_report([folder], folder / "report.html", pictures=False)
     assert told in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def score(folder: Path, encoder: str, tokens: int | None, accuracy: float, *, trial: bool = False) -> None:
+    """Write what `retrieva evaluate` keeps of an encoder."""
+    (folder / encoder).mkdir(parents=True)
+    content = {"encoder": encoder, "consumed_tokens": tokens, "is_a_trial": trial,
+               "tasks": {"jcqa": {"best": {"mean": {"accuracy": accuracy}}}}}  # fmt: skip
+    (folder / encoder / "scores.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_scores_stand_over_tokens_a_line_for_each_run_and_trials_are_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "r")
+    score(folder / "evaluations", "r-step_0000060", 5_000, 0.75)
+    score(tmp_path / "ev", "r-step_0000030", 2_500, 0.5, trial=True)
+    score(tmp_path / "ev", "other-step_0000030", 3_000, 0.625)
+    score(tmp_path / "ev", "someones-bert", None, 0.875)
+    found = find_scores([folder], [tmp_path / "ev"])
+    chart = scores_chart(found, (1e3, "thousand tokens"), 10.0)
+    assert chart is not None
+    assert [(row["s"], row["x"], row["y"]) for row in chart.spec["datasets"]["rows"]] == [
+        ("r: JCommonsenseQA acc", 2.5, 0.5),
+        ("other: JCommonsenseQA acc", 3.0, 0.625),
+        ("r: JCommonsenseQA acc", 5.0, 0.75),
+    ]
+    table = scores_table(found)
+    assert table is not None
+    assert table.headings == ["encoder", "tokens", "JCommonsenseQA acc"]
+    assert [row[0] for row in table.rows][-1] == "someones-bert"
+    assert "say nothing: r-step_0000030." in table.note and "other" not in table.note
+    write_report([folder], tmp_path / "page.html", scores=[tmp_path / "ev"], pictures=False)
+    assert "JGLUE over tokens" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    with pytest.raises(RetrievaError, match="holds no scores"):
+        write_report([folder], tmp_path / "page.html", scores=[tmp_path])
 
 
 def test_the_loss_curve_alone_shows_all_its_points(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
-"""The tables of a run's page: what was planned beside what happened, settings, corpora, events, scores."""
+"""The tables of one run: what was planned beside what happened, its stages, corpora, restarts and skipped steps."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,7 +10,6 @@ import numpy as np
 
 from data_prep.errors import DataPrepError
 from data_prep.manifest import Manifest
-from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.curriculum.blend import Blend
 from retrieva_pretrain.curriculum.position import CorpusPositions
 from retrieva_pretrain.curriculum.stages import Curriculum
@@ -21,35 +18,12 @@ from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.planning.corpora import DataPlan, plan_data
 from retrieva_pretrain.planning.hardware import H100
 from retrieva_pretrain.planning.plan import make_plan
-from retrieva_pretrain.recipe.base import read_base
-from retrieva_pretrain.recipe.identity import changes
-from retrieva_pretrain.recipe.loading import load_yaml
-from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.recipe.yaml_tree import write_text
 from retrieva_pretrain.report.history import RunHistory
+from retrieva_pretrain.report.settings import Base, compare_with_base, shown_recipe
+from retrieva_pretrain.report.table import NONE, Table, count
 
-NONE = "–"
 _MOST_ROWS = 200
-
-
-@dataclass
-class Table:
-    """A table of a page; cells are text, escaped where they are written."""
-
-    headings: list[str]
-    rows: list[list[str]]
-    text_columns: frozenset[int] = frozenset({0})
-    """Set to the left, the others are figures."""
-
-    note: str = ""
-
-
-@dataclass
-class Base:
-    """What a run's recipe is compared with."""
-
-    name: str
-    table: Table
 
 
 @dataclass
@@ -95,53 +69,10 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
         stages=_stages(run),
         corpora=_corpora(run, data),
         events=_events(run),
-        base=_base(run, run.recipe, base) if run.recipe is not None else None,
-        recipe="" if run.recipe is None else write_text(_shown_recipe(run.recipe)),
+        base=compare_with_base(run, run.recipe, base) if run.recipe is not None else None,
+        recipe="" if run.recipe is None else write_text(shown_recipe(run.recipe)),
         notes=notes,
     )
-
-
-def settings_that_differ(runs: Sequence[RunHistory], labels: Sequence[str]) -> Table | None:
-    """Return the settings in which several runs differ; None where they do not, or for one run."""
-    known = [
-        (label, _flat(_shown_recipe(run.recipe)))
-        for run, label in zip(runs, labels, strict=True)
-        if run.recipe
-    ]
-    if len(known) < 2:
-        return None
-    keys = list(dict.fromkeys(key for _, flat in known for key in flat))
-    rows = [[key, *(flat.get(key, NONE) for _, flat in known)] for key in keys
-            if key not in ("name", "runs_dir") and len({flat.get(key) for _, flat in known}) > 1]  # fmt: skip
-    return (
-        Table(["setting", *(label for label, _ in known)], rows, frozenset(range(len(known) + 1)))
-        if rows
-        else None
-    )
-
-
-def scores_table(scores: Mapping[str, Any]) -> Table | None:
-    """Return the JGLUE scores of all encoders, the least trained first."""
-    from retrieva_pretrain.evaluation.summary import COLUMNS
-
-    found, tokens = scores.get("scores", {}), scores.get("tokens", {})
-    if not found:
-        return None
-    order = sorted(found, key=lambda name: (tokens.get(name, math.inf), name))
-    rows = []
-    for name in order:
-        cells = [found[name].get(task, {}).get(metric) for task, metric, _ in COLUMNS]
-        shown = [NONE if cell is None else f"{cell:.3f}" for cell in cells]
-        rows.append([name, count(tokens[name]) if name in tokens else NONE, *shown])
-    return Table(["encoder", "tokens", *(title for _, _, title in COLUMNS)], rows)
-
-
-def count(number: float) -> str:
-    """Return a large number with its unit: 187.3 B."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size * 0.99995:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:,.0f}"
 
 
 def _figures(run: RunHistory) -> list[tuple[str, str]]:
@@ -356,47 +287,6 @@ def _events(run: RunHistory) -> Table | None:
     rows = [[e.kind, f"{e.step:,}", count(e.tokens), e.reason] for e in events[-_MOST_ROWS:]]
     note = f"The last {_MOST_ROWS} of {len(events):,}." if len(events) > _MOST_ROWS else ""
     return Table(["event", "step", "tokens", "reason"], rows, frozenset({0, 3}), note)
-
-
-def _base(run: RunHistory, recipe: Recipe, given: Path | None) -> Base:
-    """Compare with the recipe that is given, else with the one that was recorded, else with the nearest of ours."""
-    if given is not None:
-        candidates = [(given.name, load_yaml(Recipe, given))]
-    elif (recorded := read_base(run.folder)) is not None:
-        candidates = [recorded]
-    else:
-        candidates = [
-            (path.name, load_yaml(Recipe, path)) for path in sorted(recipes_folder().glob("*.yaml"))
-        ]
-    shown = _shown_recipe(recipe)
-    found = [(name, changes(_shown_recipe(base), shown)) for name, base in candidates]
-    name, changed = min(found, key=lambda pair: len(pair[1]))
-    return Base(name, Table(["setting", name, "this run"], [list(c) for c in changed], frozenset({0, 1, 2})))
-
-
-def _shown_recipe(recipe: Recipe) -> Any:
-    """A recipe without where this machine keeps things."""
-    return _without_places(recipe.model_dump(mode="json", exclude_none=True))
-
-
-def _without_places(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_places(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_places(part) for part in value]
-    return f".../{PurePath(value).name}" if isinstance(value, str) and value.startswith("/") else value
-
-
-def _flat(value: Any, name: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        pairs = list(value.items())
-    elif isinstance(value, list):
-        pairs = list(enumerate(value))
-    else:
-        return {name: str(value)}
-    return {
-        k: v for key, part in pairs for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()
-    }
 
 
 def _share(part: float, whole: float | None) -> str:
