@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": PURE | {"launch", "export", "report"},
     # The modules beside the packages: everyone may import them, so they import next to nothing.
     "bundled": set(),
+    "checkpoint_names": set(),
     "durations": set(),
     "errors": set(),
     "exit_codes": set(),
@@ -40,7 +41,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outcome": set(),
     "redaction": set(),
 }
-BESIDE = {"bundled", "durations", "errors", "exit_codes", "optional_packages", "outcome", "redaction"}
+BESIDE = {
+    "bundled",
+    "checkpoint_names",
+    "durations",
+    "errors",
+    "exit_codes",
+    "optional_packages",
+    "outcome",
+    "redaction",
+}
 
 
 def imports_of(path: Path) -> set[str]:

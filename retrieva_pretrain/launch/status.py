@@ -17,6 +17,7 @@ from retrieva_pretrain.launch.records import JobRecord, read_records
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import JobState, scheduler_named
 from retrieva_pretrain.launch.spec import read_spec
+from retrieva_pretrain.launch.tails import read_tail
 from retrieva_pretrain.outcome import read_outcome
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
@@ -193,14 +194,8 @@ def _add_metrics(status: RunStatus, run: RunFiles, recipe: Recipe | None) -> Non
 
 def _last_records(path: Path) -> list[dict[str, Any]]:
     """Return the last records of a file that may be gigabytes long."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = stream.read().splitlines()
-    except OSError:
-        return []
     found = []
-    for line in lines:
+    for line in read_tail(path, _TAIL_BYTES).split("\n"):
         try:
             record = json.loads(line)
         except ValueError:  # the first is cut, the last may be
