@@ -61,6 +61,8 @@ class RunStatus:
     tokens_per_second: float | None = None
     mfu: float | None = None
     seconds_left: float | None = None
+    """Of training, as the run itself has it in its last line."""
+
     last_step_age: float | None = None
     """Seconds since a step was recorded."""
 
@@ -181,15 +183,11 @@ def _add_metrics(status: RunStatus, run: RunFiles, recipe: Recipe | None) -> Non
     last = steps[-1]
     status.step = last["step"]
     status.stage, status.seq_length, status.loss = (last.get(k) for k in ("stage", "seq_length", "loss"))
-    status.mfu = last.get("mfu")
+    status.mfu, status.seconds_left = last.get("mfu"), last.get("seconds_left")
     status.last_step_age = max(0.0, time.time() - run.metrics.stat().st_mtime)
     rates = [r["tokens_per_second"] for r in steps[-_RATE_OF:] if r.get("tokens_per_second")]
     if rates:
         status.tokens_per_second = median(rates)
-        if recipe is not None:
-            curriculum = Curriculum(recipe)
-            left = curriculum.total_tokens - curriculum.consumed_tokens(min(status.step, status.total_steps))
-            status.seconds_left = left / status.tokens_per_second
 
 
 def _last_records(path: Path) -> list[dict[str, Any]]:
