@@ -13,6 +13,18 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENGINE = {"torch", "megatron"}
+HEAVY = ENGINE | {"datasets", "pyarrow"}
+# What takes tens of milliseconds each to load: too much for a help that is to be there at once.
+SLOW_TO_LOAD = HEAVY | {
+    "numpy",
+    "pydantic",
+    "yaml",
+    "rich",
+    "sentencepiece",
+    "transformers",
+    "jinja2",
+    "psutil",
+}
 PURE = {"recipe", "curriculum"}
 # A part of retrieva_pretrain, and what it may import besides itself, data_prep and the modules beside the packages,
 # at the top of a file or inside a function. `cli` hands everything on to everything, and nothing imports it.
@@ -145,7 +157,12 @@ def test_only_the_platform_asks_whether_there_is_cuda() -> None:
     ],
 )
 def test_commands_that_promise_to_be_light_never_load_torch(arguments: list[str]) -> None:
-    _run_without_torch(arguments)
+    _run_without(HEAVY, arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_the_help_loads_little_more_than_the_command_line_itself(arguments: list[str]) -> None:
+    _run_without(SLOW_TO_LOAD, arguments)
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "cancel"])
@@ -160,10 +177,10 @@ def test_a_run_is_looked_at_without_torch(command: str, tmp_path: Path) -> None:
     )
     (run / "recipe.yaml").write_text((REPOSITORY / "tests" / "recipe" / "small.yaml").read_text())
     (run / "logs" / "001-train.log").write_text("a line\n")
-    _run_without_torch([command, str(run)])
+    _run_without(HEAVY, [command, str(run)])
 
 
-def _run_without_torch(arguments: list[str]) -> None:
+def _run_without(barred: set[str], arguments: list[str]) -> None:
     program = (
         "import sys\n"
         "from retrieva_pretrain.cli import main\n"
@@ -172,7 +189,7 @@ def _run_without_torch(arguments: list[str]) -> None:
         "    main()\n"
         "except SystemExit as stop:\n"
         "    assert not stop.code, stop.code\n"
-        "loaded = {'torch', 'megatron', 'datasets', 'pyarrow'} & set(sys.modules)\n"
+        f"loaded = {barred!r} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     done = subprocess.run(
