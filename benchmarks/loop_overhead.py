@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/loop_overhead.py --rounds 2      # a try; writes no page
 
 One process, one model (hidden 256, 4 layers, bf16), 32 samples of 128 tokens a step in micro-batches of 8, over a
-corpus of random tokens made for the purpose. Blocks of steps are taken in turn: `bare` calls Megatron's
+corpus of random words made for the purpose. Blocks of steps are taken in turn: `bare` calls Megatron's
 forward-backward function and the optimizer on micro-batches that lie ready as tensors; `loop` is `Loop.run` itself
 over the same steps' samples: reading, packing, masking, random streams seeded, skip policy, votes to stop, watchdog,
 metrics.jsonl, TensorBoard, a line a step, and the question whether to save or evaluate. The ratio is taken between
@@ -25,13 +25,11 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import sentencepiece
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from data_prep.indexed import IndexedDatasetWriter
-from data_prep.manifest import Counts, EndOfDocument, Manifest, Output, Outputs, TokenizerRecord
-from data_prep.tokenizer import Tokenizer
+from data_prep.build import build
+from data_prep.corpus import CorpusConfig, TokenizerConfig
+from data_prep.train_tokenizer import train_tokenizer
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
@@ -264,52 +262,24 @@ def spread(ratios: list[float]) -> list[float]:
 
 
 def make_corpus(folder: Path) -> Path:
-    """Write a tokenizer of 3,000 pieces and a corpus of 2 M random ones; returns the tokenizer's path."""
+    """Write a tokenizer of 3,000 pieces and a corpus of some 2 M tokens of random words; returns the tokenizer's path."""
     draw = random.Random(0)
     words = [
         "".join(draw.choices("abcdefghijklmnopqrstuvwxyzあいうえおかきくけこ", k=draw.randint(2, 8)))
         for _ in range(9000)
     ]
-    text = folder / "text.txt"
-    text.write_text("\n".join(" ".join(draw.choices(words, k=12)) for _ in range(4000)), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text),
-        model_prefix=str(folder / "pieces"),
-        vocab_size=3000,
-        byte_fallback=True,
-        control_symbols=["<MASK>", "<PAD>", "<CLS>", "<SEP>", "<EOD>"],
-        pad_id=-1,
-        minloglevel=2,
-    )
-    tokenizer = Tokenizer(folder / "pieces.model")
-    end, numbers = tokenizer.piece_id("</s>"), np.random.default_rng(0)
-    with IndexedDatasetWriter(folder / "corpus", np.uint16) as writer:
-        for _ in range(4000):
-            writer.add_document([*numbers.integers(300, 3000, 500).tolist(), end])
-        tokens = writer.num_tokens
-        bin_file, idx_file = writer.finish()
-        writer.publish()
-    Manifest(
+    text, model = folder / "text.txt", folder / "pieces.model"
+    text.write_text("\n".join(" ".join(draw.choices(words, k=150)) for _ in range(4000)), encoding="utf-8")
+    corpus = CorpusConfig(
         name="corpus",
         source="text",
-        files=[],
-        tokenizer=TokenizerRecord(
-            model=str(tokenizer.path),
-            sha256=tokenizer.sha256,
-            sentencepiece_version=tokenizer.sentencepiece_version,
-            vocab_size=tokenizer.vocab_size,
-        ),
-        append_eod=True,
-        eod=EndOfDocument(piece="</s>", id=end),
-        counts=Counts(documents=4000, tokens=tokens, text_bytes=0),
-        parameters={},
-        outputs=Outputs(
-            bin=Output(sha256=bin_file.sha256, bytes=bin_file.bytes),
-            idx=Output(sha256=idx_file.sha256, bytes=idx_file.bytes),
-        ),
-        dtype="uint16",
-    ).save(folder / "corpus")
-    return tokenizer.path
+        files=[str(text)],
+        options={"document": "line"},
+        tokenizer=TokenizerConfig(model=str(model)),
+    )
+    train_tokenizer([corpus], model, 3000)
+    build(corpus, folder)
+    return model
 
 
 def measure(bench: Bench, rounds: int) -> list[tuple[Times, Times]]:

@@ -23,35 +23,28 @@ from data_prep.build import build
 from data_prep.corpus import CorpusConfig
 from retrieva_pretrain.data.batches import TrainingSamples
 from retrieva_pretrain.data.corpora import Corpora
+from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
+RECIPE = Path("recipes/retrievabert-1.3b.yaml")
 TOKENS_A_STEP = 1 << 17
 
 
 def recipe(folder: Path, tokenizer: str, unit: str, rate: float, seq_length: int, bracketed: bool) -> Recipe:
-    """A recipe of one stage over the corpus in a folder."""
-    return Recipe.model_validate(
-        {
-            "name": "masking",
-            "model": {
-                "num_layers": 1,
-                "hidden_size": 8,
-                "ffn_hidden_size": 8,
-                "num_attention_heads": 1,
-                "num_query_groups": 1,
-                "max_position_embeddings": seq_length,
-            },
-            "tokenizer": {"model": tokenizer},
-            "data": {
-                "blend": [{"path": str(folder / ("documents" if bracketed else "windows"))}],
-                "reset_attention_mask": bracketed,
-                "reset_position_ids": bracketed,
-            },
-            "objective": {"masking_unit": unit, "masking_probability": rate},
-            "optimizer": {"lr": 1.0},
-            "global_batch_size": TOKENS_A_STEP // seq_length,
-            "curriculum": [{"seq_length": seq_length, "train_iters": 50, "max_micro_batch_size": 1}],
-        }
+    """The 1.3 B recipe with one stage, over the corpus in a folder."""
+    apart = str(bracketed).lower()
+    return load_yaml(
+        Recipe,
+        RECIPE,
+        [
+            f"tokenizer.model={tokenizer}",
+            f"data.blend=[{{path: {folder / ('documents' if bracketed else 'windows')}}}]",
+            f"data.reset_attention_mask={apart}",
+            f"data.reset_position_ids={apart}",
+            f"objective={{masking_unit: {unit}, masking_probability: {rate}}}",
+            f"global_batch_size={TOKENS_A_STEP // seq_length}",
+            f"curriculum=[{{seq_length: {seq_length}, train_iters: 50, max_micro_batch_size: 1}}]",
+        ],
     )
 
 

@@ -40,6 +40,12 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sync_file(path: Path) -> None:
+    """Bring to the disk what was written to a file, by whatever library."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames in a directory durable; file systems that cannot are left as they are."""
     descriptor = os.open(directory, os.O_RDONLY)

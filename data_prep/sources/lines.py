@@ -84,6 +84,17 @@ def line_blocks(
             yield _damage(error, path, place, part)
 
 
+def numbered_lines(block: Block) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block without their ends, numbered as records are; the file's byte-order mark is no text."""
+    data: bytes = block.payload.data
+    if block.start.position == 0:
+        data = data.removeprefix(b"\xef\xbb\xbf")
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return enumerate(lines, start=block.start.records + 1)
+
+
 def line_number(path: Path, base: int, number: int) -> int:
     """The number of a line in its file, from its number in a range that starts at byte `base`."""
     return number + _lines_before(path, base)

@@ -12,7 +12,7 @@ import orjson
 
 from data_prep.errors import DataPrepError
 from data_prep.sources.files import is_parquet
-from data_prep.sources.lines import Lines, line_blocks, line_number, split_lines
+from data_prep.sources.lines import Lines, line_blocks, line_number, numbered_lines, split_lines
 from data_prep.sources.records import Block, Document, Dropped, Malformed, Place, Range, Record
 
 _BATCH_ROWS = 128
@@ -44,8 +44,8 @@ def table_blocks(
 
 def table_rows(
     path: Path, block: Block, columns: Sequence[str]
-) -> Iterator[tuple[int, Row | None] | Malformed]:
-    """(1-based record, row with at least `columns`), None for a blank line, and what cannot be read."""
+) -> Iterator[tuple[int, Row] | Dropped | Malformed]:
+    """(1-based record, row with at least `columns`), blank lines, and what cannot be read."""
     if isinstance(block.payload, Lines):
         return _json_rows(path, block, columns)
     return _batch_rows(path, block)
@@ -54,13 +54,10 @@ def table_rows(
 def read_column(path: Path, block: Block, column: str) -> Iterator[Record]:
     """The texts of one column, blank lines counted as dropped."""
     for found in table_rows(path, block, [column]):
-        if isinstance(found, Malformed):
+        if not isinstance(found, tuple):
             yield found
             continue
         number, row = found
-        if row is None:
-            yield Dropped("blank_line", path, number)
-            continue
         text = text_or_malformed(row, column, path, number)
         yield Document(text, path, number) if isinstance(text, str) else text
 
@@ -83,30 +80,23 @@ def _is_parquet(path: Path) -> bool:
 
 def _json_rows(
     path: Path, block: Block, columns: Sequence[str]
-) -> Iterator[tuple[int, Row | None] | Malformed]:
-    lines: Lines = block.payload
-    data = lines.data
-    if block.start.position == 0:
-        # A byte-order mark belongs to the file, not to its text.
-        data = data.removeprefix(b"\xef\xbb\xbf")
-    rows = data.split(b"\n")
-    if not rows[-1]:
-        rows.pop()
-    for number, line in enumerate(rows, start=block.start.records + 1):
+) -> Iterator[tuple[int, Row] | Dropped | Malformed]:
+    base = block.payload.base
+    for number, line in numbered_lines(block):
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError:
             if not line.strip():
-                yield number, None
+                yield Dropped("blank_line", path, number)
                 continue
-            row = _parse(line, path, lines.base, number)
+            row = _parse(line, path, base, number)
         if isinstance(row, Malformed):
             yield row
         elif not isinstance(row, dict):
             problem = f'{_kind(row)} where an object such as {{"text": ...}} is due. {_MEND}'
-            yield Malformed("not_an_object", path, line_number(path, lines.base, number), problem)
+            yield Malformed("not_an_object", path, line_number(path, base, number), problem)
         elif missing := next((column for column in columns if column not in row), None):
-            where = line_number(path, lines.base, number)
+            where = line_number(path, base, number)
             yield Malformed("missing_field", path, where, missing_column(missing, list(row)))
         else:
             yield number, row
@@ -191,7 +181,7 @@ def _batches(table: Any, start: int, end: int, columns: Sequence[str]) -> Iterat
         first = behind
 
 
-def _batch_rows(path: Path, block: Block) -> Iterator[tuple[int, Row | None] | Malformed]:
+def _batch_rows(path: Path, block: Block) -> Iterator[tuple[int, Row] | Dropped | Malformed]:
     batch, before = block.payload, block.start.records
     try:
         yield from enumerate(batch.to_pylist(), start=before + 1)

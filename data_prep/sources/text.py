@@ -12,6 +12,7 @@ from data_prep.sources.lines import (
     after_last_paragraph,
     line_blocks,
     line_number,
+    numbered_lines,
     split_lines,
 )
 from data_prep.sources.records import Block, Document, Malformed, Place, Range, Record, Source
@@ -71,21 +72,14 @@ def _file(path: Path, block: Block) -> Iterator[Record]:
 
 
 def _lines(path: Path, block: Block) -> Iterator[tuple[int, str | Malformed]]:
-    payload: Lines = block.payload
-    data = payload.data
-    if block.start.position == 0:
-        data = data.removeprefix(b"\xef\xbb\xbf")
-    rows = data.split(b"\n")
-    if not rows[-1]:
-        rows.pop()
-    for number, row in enumerate(rows, start=block.start.records + 1):
+    for number, row in numbered_lines(block):
         try:
             yield number, row.removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
             problem = (
                 f"byte {error.start + 1} (0x{row[error.start]:02x}) is not UTF-8. Convert the file to UTF-8."
             )
-            yield number, Malformed("not_utf8", path, line_number(path, payload.base, number), problem)
+            yield number, Malformed("not_utf8", path, line_number(path, block.payload.base, number), problem)
 
 
 def _paragraphs(path: Path, block: Block) -> Iterator[Record]:

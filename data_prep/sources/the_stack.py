@@ -48,13 +48,11 @@ class TheStack(Source):
         languages = {name.casefold() for name in self.languages or ()}
         extensions = {name.removeprefix(".").casefold() for name in self.extensions or ()}
         for found in table_rows(path, block, columns):
-            if isinstance(found, Malformed):
+            if not isinstance(found, tuple):
                 yield found
                 continue
             number, row = found
-            if row is None:
-                yield Dropped("blank_line", path, number)
-            elif languages and str(row["lang"]).casefold() not in languages:
+            if languages and str(row["lang"]).casefold() not in languages:
                 yield Dropped("language", path, number)
             elif extensions and str(row["ext"]).removeprefix(".").casefold() not in extensions:
                 yield Dropped("extension", path, number)

@@ -71,13 +71,10 @@ class Wikipedia(Source):
     def _cleaned(self, path: Path, block: Block) -> Iterator[Record]:
         """Rows of `wikimedia/wikipedia`: title and text, cleaned already."""
         for found in table_rows(path, block, self._columns()):
-            if isinstance(found, Malformed):
+            if not isinstance(found, tuple):
                 yield found
                 continue
             number, row = found
-            if row is None:
-                yield Dropped("blank_line", path, number)
-                continue
             text = text_or_malformed(row, "text", path, number)
             title = text_or_malformed(row, "title", path, number) if self.title else ""
             if isinstance(text, Malformed) or isinstance(title, Malformed):

@@ -149,14 +149,16 @@ def _exported(encoder: str, step: int | None, output: Path) -> str:
     run = Path(encoder)
     if not (run / "checkpoints").is_dir():
         return encoder
+    from retrieva_pretrain.checkpoint_names import checkpoint_name, step_of
     from retrieva_pretrain.training.run_folder import RunFolder
 
     if step is None:
         newest = RunFolder(run).newest_checkpoint()
         if newest is None:
             raise EvaluationError(f"{run}: has no checkpoint yet")
-        step = int(newest.name.removeprefix("step_"))
-    out = output / "exports" / f"{run.resolve().name}-step_{step:07d}"
+        step = step_of(newest.name)
+        assert step is not None
+    out = output / "exports" / f"{run.resolve().name}-{checkpoint_name(step)}"
     if not out.exists():
         from contextlib import nullcontext
 

@@ -91,15 +91,17 @@ def preflight_rank(spec: Path) -> None:
     quiet_upstream()
     from data_prep.whole_files import write_whole
     from retrieva_pretrain.launch.preflight import RESULT
-    from retrieva_pretrain.preflight.judge import as_json, checkpoint_bytes, judge
+    from retrieva_pretrain.preflight.judge import Promised, as_json, checkpoint_bytes, judge
     from retrieva_pretrain.preflight.measure import measure
 
     token = (settings.run / "token").read_text(encoding="utf-8") if (settings.run / "token").exists() else ""
     ranks = measure(settings.run, token, recipe)
     if ranks is not None:
         needed = checkpoint_bytes(recipe) if recipe is not None else None
-        findings = judge(ranks, settings.profile, checkpoint_bytes=needed)
-        result = {"cluster": settings.profile.name, "findings": as_json(findings), "ranks": ranks}
+        profile = settings.profile
+        promised = Promised(profile.gpus_per_node, profile.gpu_peak_tflops, profile.gpu_memory_bandwidth)
+        findings = judge(ranks, promised, checkpoint_bytes=needed)
+        result = {"cluster": profile.name, "findings": as_json(findings), "ranks": ranks}
         write_whole(settings.run / RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
 
 

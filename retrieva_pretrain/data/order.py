@@ -50,7 +50,7 @@ class EpochOrder:
             counts: tokens of each range, at least 1; no range may reach past the end of the stretch.
         """
         documents, skipped, lengths = self._pieces(starts, starts + counts)
-        return _tokens(self._dataset, _starts(self._dataset, documents) + skipped, lengths)
+        return _tokens(self._dataset, document_starts(self._dataset, documents) + skipped, lengths)
 
     def documents_between(self, start: int, end: int) -> Integers:
         """Return the numbers of the documents that a range of tokens touches."""
@@ -141,7 +141,7 @@ class DocumentStream:
     def read(self, count: int) -> NDArray[np.generic]:
         """Return the first `count` tokens; no more than there are."""
         lengths = np.diff(np.minimum(self._bounds, count))
-        return _tokens(self._dataset, _starts(self._dataset, self.documents), lengths)
+        return _tokens(self._dataset, document_starts(self._dataset, self.documents), lengths)
 
 
 _EPOCHS_LOCK = threading.Lock()
@@ -207,7 +207,7 @@ class CorpusStream:
         return documents
 
 
-def _starts(dataset: IndexedDataset, documents: Integers) -> Integers:
+def document_starts(dataset: IndexedDataset, documents: Integers) -> Integers:
     """Return where documents of one sequence each begin in the corpus's tokens."""
     return np.asarray(dataset.sequence_pointers)[documents] // dataset.dtype.itemsize
 

@@ -21,7 +21,14 @@ from data_prep.indexed import IndexedDataset, bin_path, idx_path
 from retrieva_pretrain.curriculum.hashing import key_of
 from retrieva_pretrain.data.held_out import PIECE, HeldOut
 from retrieva_pretrain.data.index_file import IndexFile
-from retrieva_pretrain.data.order import BLOCK, EpochOrder, Watch, block_bounds, number_of_blocks
+from retrieva_pretrain.data.order import (
+    BLOCK,
+    EpochOrder,
+    Watch,
+    block_bounds,
+    document_starts,
+    number_of_blocks,
+)
 from retrieva_pretrain.errors import CorpusError
 
 Integers = NDArray[np.int64]
@@ -136,8 +143,7 @@ class TrainingDocuments:
 
 def document_ends(dataset: IndexedDataset, documents: Integers) -> Integers:
     """Return the first token behind each of some documents, of one sequence each."""
-    starts = np.asarray(dataset.sequence_pointers)[documents] // dataset.dtype.itemsize
-    return np.asarray(starts + np.asarray(dataset.sequence_lengths)[documents])
+    return np.asarray(document_starts(dataset, documents) + np.asarray(dataset.sequence_lengths)[documents])
 
 
 def index_is_consistent(dataset: IndexedDataset, documents: Integers) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from data_prep.whole_files import sync_directory
+from data_prep.whole_files import sync_directory, sync_file
 from retrieva_pretrain.errors import RetrievaError
 
 
@@ -46,8 +46,7 @@ def whole_directory(out: Path) -> Iterator[Path]:
         for path in folder.rglob("*"):
             if path.is_file():
                 path.chmod(0o666 & ~_umask())  # safetensors and mkdtemp let nobody else read
-                with path.open("rb") as stream:
-                    os.fsync(stream.fileno())
+                sync_file(path)
             else:
                 sync_directory(path)
         folder.chmod(0o777 & ~_umask())

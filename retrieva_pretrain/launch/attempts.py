@@ -6,7 +6,6 @@ without an end was killed together with its supervisor: by a node's failure, by 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from retrieva_pretrain.errors import LaunchError
-from retrieva_pretrain.launch.records import JobRecord
+from retrieva_pretrain.launch.records import JobRecord, numbered_lines
 from retrieva_pretrain.launch.schedulers.local import elsewhere
 
 Outcome = Literal["done", "left", "interrupted", "killed", "failed", "stopped", "cancelled"]
@@ -100,19 +99,9 @@ def read_history(path: Path) -> History:
     Raises:
         LaunchError: the file cannot be read, or a whole line is none of ours.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return History()
-    except OSError as error:
-        raise LaunchError(f"{path}: cannot be read: {error.strerror}") from None
     found: dict[int, Attempt] = {}
     cancelled = 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
+    for number, content in numbered_lines(path):
         try:
             event = content.get("event")
             if event == "start":

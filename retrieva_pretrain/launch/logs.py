@@ -12,6 +12,7 @@ from retrieva_pretrain.launch.outcome import failure_report
 from retrieva_pretrain.launch.rank_end import rank_log
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers.base import ASK_SECONDS
+from retrieva_pretrain.launch.tails import read_tail
 
 _TAIL_BYTES = 2**18
 _LOOK_SECONDS = 0.5
@@ -99,10 +100,7 @@ def job_logs(run: RunFiles) -> list[Path]:
 
 def tail(path: Path, lines: int) -> list[str]:
     """Return the last lines of a file."""
-    with path.open("rb") as stream:
-        stream.seek(max(0, _size(path) - _TAIL_BYTES))
-        text = stream.read().decode("utf-8", errors="replace")
-    return text.splitlines(keepends=True)[-lines:] if lines > 0 else []
+    return read_tail(path, _TAIL_BYTES).splitlines(keepends=True)[-lines:] if lines > 0 else []
 
 
 def _followed(run: RunFiles, rank: int) -> list[Path]:

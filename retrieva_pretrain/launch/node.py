@@ -172,13 +172,3 @@ def _signal_all(processes: Sequence[psutil.Process], number: signal.Signals) -> 
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
-
-
-def logged_tail(path: Path, size: int = 20000) -> str:
-    """Return the end of a log, nothing where there is none."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - size))
-            return stream.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""

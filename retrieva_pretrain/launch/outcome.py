@@ -15,9 +15,9 @@ from pathlib import Path
 
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.launch.attempts import Outcome
-from retrieva_pretrain.launch.node import logged_tail
 from retrieva_pretrain.launch.rank_end import RankEnd, first_failure, rank_log, read_ends
 from retrieva_pretrain.launch.run_files import RunFiles
+from retrieva_pretrain.launch.tails import read_tail
 from retrieva_pretrain.outcome import read_outcome
 
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
@@ -79,7 +79,7 @@ def failure_report(files: RunFiles, number: int, rank: int | None) -> str:
     logs = files.attempt_logs(number)
     failure = next((end for end in read_ends(logs) if end.rank == rank and end.failed), None)
     if failure is None:
-        last = "".join(logged_tail(rank_log(logs, rank)).splitlines(keepends=True)[-10:])
+        last = "".join(read_tail(rank_log(logs, rank)).splitlines(keepends=True)[-10:])
         head = f"rank {rank} failed first, in attempt {number}, and could not say why; its log ends with:"
         return f"{head}\n{last}".rstrip()
     said = failure.message if failure.kind in ("refused", "held") else failure.traceback
@@ -143,4 +143,4 @@ def _of_no_words(logs: Path, codes: list[int], *, told_to_leave: bool) -> Ending
 
 def _around(logs: Path) -> list[str]:
     """Return what torchrun of every node has printed, and then the scheduler's starter."""
-    return [logged_tail(path) for path in [*sorted(logs.glob("node_*.log")), logs / "start.log"]]
+    return [read_tail(path) for path in [*sorted(logs.glob("node_*.log")), logs / "start.log"]]

@@ -28,6 +28,7 @@ from retrieva_pretrain.launch.schedulers.local import with_gpus_here
 from retrieva_pretrain.launch.scripts import check_environment
 from retrieva_pretrain.launch.snapshot import PROGRAM, snapshot_code
 from retrieva_pretrain.launch.spec import JobSpec
+from retrieva_pretrain.launch.tails import read_tail
 from retrieva_pretrain.launch.torchrun import free_port, kill_tree
 from retrieva_pretrain.launch.train_scripts import check_resources, job_script, threads_of
 from retrieva_pretrain.recipe.loading import dump_yaml
@@ -196,9 +197,7 @@ def _give_time(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _why(files: RunFiles) -> str:
     logs = sorted(files.logs.glob("001-preflight*.log"))
-    return (
-        logs[-1].read_text(errors="replace")[-3000:] if logs else ""
-    ) or f"there is no log in {files.logs}"
+    return (read_tail(logs[-1], 3000) if logs else "") or f"there is no log in {files.logs}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

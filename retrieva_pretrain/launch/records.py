@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -96,24 +97,34 @@ def held(path: Path, try_again: Callable[[], bool] = lambda: False) -> Iterator[
         yield True
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield number and content of the lines of JSON in a file; none where there is no file, nor for a torn line.
+
+    Raises:
+        LaunchError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LaunchError(f"{path}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        yield number, content
+
+
 def read_records(path: Path) -> list[JobRecord]:
     """Return the records of a file, oldest first; none where there is no file. A torn line is left out.
 
     Raises:
         LaunchError: the file cannot be read, or a whole line is no record.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise LaunchError(f"{path}: cannot be read: {error.strerror}") from None
     records = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
+    for number, content in numbered_lines(path):
         try:
             records.append(JobRecord.model_validate(content))
         except ValidationError:

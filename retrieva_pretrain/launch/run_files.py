@@ -11,10 +11,10 @@ runs/NAME/
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from retrieva_pretrain.checkpoint_names import checkpoint_folders
 from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
@@ -57,16 +57,15 @@ class RunFiles:
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
         """Return step and folder of the newest checkpoint; it is renamed to its name when it is whole."""
-        found = ((re.fullmatch(r"step_(\d+)", path.name), path) for path in self._checkpoints())
-        return max(((int(match[1]), path) for match, path in found if match), default=None)
+        found = checkpoint_folders(self.run / "checkpoints")
+        return max(
+            ((step, path) for step, path in found if (path / "checkpoint.json").exists()), default=None
+        )
 
     def newest_step(self) -> int:
         """Return the step of the newest checkpoint, 0 where there is none."""
         newest = self.newest_checkpoint()
         return newest[0] if newest is not None else 0
-
-    def _checkpoints(self) -> list[Path]:
-        return [path.parent for path in (self.run / "checkpoints").glob("step_*/checkpoint.json")]
 
 
 def find_run(text: str) -> RunFiles:

@@ -17,6 +17,7 @@ from retrieva_pretrain.launch.records import JobRecord, read_records
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.schedulers import JobState, scheduler_named
 from retrieva_pretrain.launch.spec import read_spec
+from retrieva_pretrain.launch.tails import read_tail
 from retrieva_pretrain.outcome import read_outcome
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
@@ -60,6 +61,8 @@ class RunStatus:
     tokens_per_second: float | None = None
     mfu: float | None = None
     seconds_left: float | None = None
+    """Of training, as the run itself has it in its last line."""
+
     last_step_age: float | None = None
     """Seconds since a step was recorded."""
 
@@ -180,27 +183,17 @@ def _add_metrics(status: RunStatus, run: RunFiles, recipe: Recipe | None) -> Non
     last = steps[-1]
     status.step = last["step"]
     status.stage, status.seq_length, status.loss = (last.get(k) for k in ("stage", "seq_length", "loss"))
-    status.mfu = last.get("mfu")
+    status.mfu, status.seconds_left = last.get("mfu"), last.get("seconds_left")
     status.last_step_age = max(0.0, time.time() - run.metrics.stat().st_mtime)
     rates = [r["tokens_per_second"] for r in steps[-_RATE_OF:] if r.get("tokens_per_second")]
     if rates:
         status.tokens_per_second = median(rates)
-        if recipe is not None:
-            curriculum = Curriculum(recipe)
-            left = curriculum.total_tokens - curriculum.consumed_tokens(min(status.step, status.total_steps))
-            status.seconds_left = left / status.tokens_per_second
 
 
 def _last_records(path: Path) -> list[dict[str, Any]]:
     """Return the last records of a file that may be gigabytes long."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = stream.read().splitlines()
-    except OSError:
-        return []
     found = []
-    for line in lines:
+    for line in read_tail(path, _TAIL_BYTES).split("\n"):
         try:
             record = json.loads(line)
         except ValueError:  # the first is cut, the last may be

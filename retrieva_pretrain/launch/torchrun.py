@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -53,23 +54,23 @@ def start(
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and everything it started, at once (SIGKILL), and wait until all are gone.
-
-    torchrun puts every worker into a session of its own, so that a signal to its group does not reach them.
-    """
-    try:
-        root = psutil.Process(process.pid)
-        family = [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        process.wait()
-        return
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=30)
+    """Kill a process of ours and everything it started (`kill_family`), and wait until all are gone."""
+    with suppress(psutil.NoSuchProcess):
+        psutil.wait_procs(kill_family(psutil.Process(process.pid)), timeout=30)
     process.wait()
+
+
+def kill_family(root: psutil.Process) -> list[psutil.Process]:
+    """Kill a process and everything it started, at once (SIGKILL); returns them all.
+
+    torchrun puts every worker into a session of its own, so that a signal to its group does not reach them. The first
+    goes first: it would see the others end, and write that down or start new ones.
+    """
+    family = [root, *root.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    return family
 
 
 def free_port() -> int:

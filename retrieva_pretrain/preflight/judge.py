@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any, Literal
 
 from data_prep.tokenizer import Tokenizer
-from retrieva_pretrain.launch.profiles import ClusterProfile
 from retrieva_pretrain.planning import plan as planned
 from retrieva_pretrain.planning.parameters import count_parameters
 from retrieva_pretrain.recipe.layout import padded_vocab_size
@@ -32,6 +31,18 @@ _CLOCK = (1.0, 0.1)
 
 
 @dataclass(frozen=True)
+class Promised:
+    """What a cluster's profile says of its GPUs; None is what it does not say."""
+
+    gpus_per_node: int
+    peak_tflops: float | None
+    """Of one GPU, dense BF16."""
+
+    memory_bandwidth: float | None
+    """Of one GPU, in GB/s."""
+
+
+@dataclass(frozen=True)
 class Finding:
     """One check: `none` where it could not be made, such as for want of a GPU."""
 
@@ -41,25 +52,23 @@ class Finding:
 
 
 def judge(
-    ranks: Sequence[dict[str, Any]], profile: ClusterProfile, *, checkpoint_bytes: int | None = None
+    ranks: Sequence[dict[str, Any]], promised: Promised, *, checkpoint_bytes: int | None = None
 ) -> list[Finding]:
     """Return the findings on what all processes have measured.
 
     Args:
         ranks: of `measure`, by rank.
-        profile: whose peaks the rates are held against.
+        promised: what the rates are held against.
         checkpoint_bytes: what the checkpoints of the recipe need, where there is one.
     """
     gpus = any(rank["platform"] == "cuda" for rank in ranks)
     return [
-        _processes(ranks, profile),
+        _processes(ranks, promised),
         *_versions(ranks, gpus=gpus),
         _health(ranks, gpus=gpus),
+        _rate(ranks, "matrix product", "matmul_tflops", "TFLOP/s", promised.peak_tflops, _MATMUL, gpus=gpus),
         _rate(
-            ranks, "matrix product", "matmul_tflops", "TFLOP/s", profile.gpu_peak_tflops, _MATMUL, gpus=gpus
-        ),
-        _rate(
-            ranks, "memory copy", "copy_gb_per_second", "GB/s", profile.gpu_memory_bandwidth, _COPY, gpus=gpus
+            ranks, "memory copy", "copy_gb_per_second", "GB/s", promised.memory_bandwidth, _COPY, gpus=gpus
         ),
         _all_reduce(ranks, "all-reduce in a node", "all_reduce_in_node"),
         _all_reduce(ranks, "all-reduce of all nodes", "all_reduce_of_all"),
@@ -83,11 +92,11 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
     return [asdict(finding) for finding in findings]
 
 
-def _processes(ranks: Sequence[dict[str, Any]], profile: ClusterProfile) -> Finding:
+def _processes(ranks: Sequence[dict[str, Any]], promised: Promised) -> Finding:
     hosts = list(dict.fromkeys(rank["host"] for rank in ranks))
     nodes = len({rank["node"] for rank in ranks})
     said = f"{len(ranks)} processes on {nodes} node{'s' if nodes > 1 else ''}: {' '.join(hosts)}"
-    if profile.gpus_per_node and not any(rank["platform"] == "cuda" for rank in ranks):
+    if promised.gpus_per_node and not any(rank["platform"] == "cuda" for rank in ranks):
         return Finding("processes", "red", f"{said}; the profile promises GPUs and torch sees none")
     return Finding("processes", "green", said)
 

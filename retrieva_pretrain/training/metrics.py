@@ -107,6 +107,7 @@ class MetricsLog:
             consumed_samples=self.curriculum.consumed_samples(done),
             consumed_tokens=self.curriculum.consumed_tokens(done),
             step_seconds=seconds,
+            seconds_left=self.left.of_run(done),
             skipped=result.skipped,
             **curves,
         )

@@ -14,7 +14,6 @@ starts again; `step_N.damaged` was found damaged and set aside.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.whole_files import sync_directory, write_whole
+from retrieva_pretrain.checkpoint_names import checkpoint_folders, checkpoint_name, step_of
 from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.recipe.identity import differences
 from retrieva_pretrain.recipe.loading import dump_yaml
@@ -49,12 +49,11 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         """Return the folder of the checkpoint after `step` steps."""
-        return self.checkpoints / f"step_{step:07d}"
+        return self.checkpoints / checkpoint_name(step)
 
     def checkpoint_folders(self) -> list[tuple[int, Path]]:
-        """Return the step and the folder of every checkpoint, whole or damaged; other names are left alone."""
-        found = ((re.fullmatch(r"step_(\d+)", path.name), path) for path in self.checkpoints.glob("step_*"))
-        return [(int(match[1]), path) for match, path in found if match]
+        """Return the step and the folder of every checkpoint, whole or damaged."""
+        return checkpoint_folders(self.checkpoints)
 
     def checkpoints_by_age(self) -> list[tuple[Path, str | None]]:
         """Return every checkpoint, newest first, and what is wrong with it at first sight (`find_damage`).
@@ -156,8 +155,8 @@ class RunFolder:
             if step not in for_ever:
                 self.remove(path)
         for path in self.checkpoints.glob(f"step_*{DAMAGED}"):
-            match = re.fullmatch(r"step_(\d+)", path.name[: -len(DAMAGED)])
-            if match and int(match[1]) <= saved:
+            step_aside = step_of(path.name.removesuffix(DAMAGED))
+            if step_aside is not None and step_aside <= saved:
                 self.remove(path)
 
     def set_aside(self, damaged: Path) -> None:

@@ -30,6 +30,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 
+from data_prep.whole_files import sync_file
 from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.training.checkpoint_files import file_sum
 from retrieva_pretrain.training.gathered_state import begin_state, padding_between_buckets
@@ -137,7 +138,7 @@ class ShardWriter:
         save_config(CheckpointingConfig(*_FORMAT), str(self.folder))
         sums = {}
         for name in (".metadata", "metadata.json"):
-            _sync(self.folder / name)
+            sync_file(self.folder / name)
             sums[name] = file_sum(self.folder / name)
         return sums
 
@@ -241,11 +242,3 @@ def _write_bytes(path: Path, content: bytes) -> dict[str, Any]:
         stream.flush()
         os.fsync(stream.fileno())
     return file_sum(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from retrieva_pretrain.curriculum.blend import Blend
 from retrieva_pretrain.curriculum.position import CorpusPositions
-from retrieva_pretrain.recipe.schema import Recipe
+from tests.data.conftest import recipe_over
 
 
 def positions(
@@ -22,29 +23,9 @@ def positions(
     period: int = 16,
 ) -> CorpusPositions:
     """Positions of a run of (seq_length, train_iters) stages in corpora of so many tokens."""
-    recipe = Recipe.model_validate(
-        {
-            "name": "positions",
-            "seed": seed,
-            "model": {
-                "num_layers": 1,
-                "hidden_size": 8,
-                "ffn_hidden_size": 8,
-                "num_attention_heads": 1,
-                "num_query_groups": 1,
-                "max_position_embeddings": 4096,
-            },
-            "tokenizer": {"model": "any.model"},
-            "data": {"blend": [{"path": f"corpus_{k}"} for k in range(len(tokens))]},
-            "optimizer": {"lr": 1.0},
-            "global_batch_size": global_batch_size,
-            "curriculum": [
-                {"seq_length": length, "train_iters": steps, "max_micro_batch_size": 1}
-                for length, steps in stages
-            ],
-        }
-    )
     names = [f"corpus_{k}" for k in range(len(tokens))]
+    blend = [{"path": name} for name in names]
+    recipe = recipe_over(Path("any.model"), blend, stages, global_batch_size=global_batch_size, seed=seed)
     return CorpusPositions(recipe, names, tokens, Blend([float(t) for t in tokens], period))
 
 

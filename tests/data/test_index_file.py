@@ -17,6 +17,7 @@ from data_prep.whole_files import Digest, PartialFile
 from retrieva_pretrain.data import index_file as index_file_module
 from retrieva_pretrain.data.index_file import IndexFile
 from retrieva_pretrain.errors import CorpusError
+from tests.waiting import wait_until
 
 COUNT = 300_000
 PIECES = 60
@@ -50,13 +51,6 @@ def in_a_process(work: Callable[[], object]) -> BaseProcess:
     process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
     process.start()
     return process
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_numbers_are_made_once_and_read_ever_after(tmp_path: Path) -> None:
@@ -133,7 +127,7 @@ def test_killed_at_any_moment_there_is_a_whole_file_or_none_and_the_next_makes_i
         longest *= 1.02 if True not in outcomes else 1.0
         file = index_file(tmp_path / str(number))
         maker = in_a_process(lambda file=file: file.ensure(pieces(seconds=0.05)))
-        wait_for(file.path.parent)
+        wait_until("the folder", file.path.parent.exists, look_every=0.005)
         time.sleep(draw.uniform(0, longest))
         maker.kill()
         maker.join()
@@ -183,10 +177,10 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
     file = index_file(tmp_path)
     waited = tmp_path / "waited"
     maker = in_a_process(lambda: file.ensure(pieces(seconds=600)))
-    wait_for(file.path.with_name(file.path.name + ".partial"))
+    wait_until("the file", file.path.with_name(file.path.name + ".partial").exists, look_every=0.005)
     time.sleep(0.1)
     other = in_a_process(lambda: file.ensure(pieces(), waited.touch))
-    wait_for(waited)
+    wait_until("a second maker", waited.exists)
     maker.kill()
     other.join(60)
     assert other.exitcode == 0

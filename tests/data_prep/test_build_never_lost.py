@@ -21,6 +21,7 @@ from data_prep.build.shard import shard_path
 from data_prep.corpus import CorpusConfig
 from data_prep.errors import DataPrepError
 from data_prep.manifest import Manifest
+from tests.waiting import wait_until
 
 TEXTS = ["あいう かきく", "abc defg abc", "えお けこ abc", "うえ、 い"]
 CUT = Cut(task_bytes=200_000, shard_bytes=400_000)
@@ -57,14 +58,7 @@ def start(config: CorpusConfig, out: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_for_start(process: subprocess.Popen[bytes], folder: Path) -> None:
-    wait_until(lambda: folder.exists() or process.poll() is not None, "the build did not start")
-
-
-def wait_until(condition: Any, what: str) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
+    wait_until("the build's start", lambda: folder.exists() or process.poll() is not None, look_every=0.01)
 
 
 def test_killed_at_random_moments_a_build_ends_with_the_bytes_of_an_undisturbed_one(
@@ -144,7 +138,9 @@ def test_a_second_build_on_the_same_output_refuses_and_names_the_first(
 ) -> None:
     process = start(config, tmp_path / "out")
     folder = build_folder(config, tmp_path / "out")
-    wait_until(lambda: list(folder.glob("task-*")) or process.poll() is not None, "no shard was begun")
+    wait_until(
+        "a shard", lambda: bool(list(folder.glob("task-*"))) or process.poll() is not None, look_every=0.01
+    )
     process.send_signal(signal.SIGSTOP)
     try:
         assert process.poll() is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.snapshot import PROGRAM
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
-
-PATIENCE_SECONDS = 600
-"""What is waited for comes in seconds; on a machine with much else to do it may take minutes."""
 
 
 @pytest.fixture
@@ -56,16 +52,3 @@ def small_recipe(tmp_path: Path) -> Callable[..., Recipe]:
         return load_yaml(Recipe, file, [f"name={name}", f"runs_dir={tmp_path}/runs", stage])
 
     return make
-
-
-@pytest.fixture
-def wait_until() -> Callable[..., None]:
-    """Waits until something is so; fails naming it where it does not come."""
-
-    def wait(what: str, is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
-        end = time.monotonic() + seconds
-        while not is_so():
-            assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for: {what}"
-            time.sleep(0.2)
-
-    return wait

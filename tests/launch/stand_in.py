@@ -106,6 +106,7 @@ def _wait_for(is_so: Callable[[], bool]) -> None:
 def _write(run: Path, step: int, total: int) -> None:
     line = {"kind": "train", "step": step, "stage": 0, "seq_length": 16, "loss": 5 - step / total}
     line |= {"tokens_per_second": 1000.0, "step_seconds": SECONDS_PER_STEP, "consumed_tokens": step * 128}
+    line["seconds_left"] = (total - step) * SECONDS_PER_STEP
     with (run / "metrics.jsonl").open("a") as stream:
         stream.write(json.dumps(line) + "\n")
 

@@ -32,6 +32,7 @@ from retrieva_pretrain.launch.train import active_jobs, launch_run
 from retrieva_pretrain.recipe.execution import FaultsConfig
 from retrieva_pretrain.recipe.loading import dump_yaml
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.waiting import wait_until
 
 MakeSpec = Callable[..., JobSpec]
 
@@ -188,7 +189,7 @@ def test_a_job_waits_for_the_lock_that_a_lost_node_still_holds(
 
 @pytest.mark.parametrize("goes_on", ["requeue", "follow_up"])
 def test_a_run_that_is_cancelled_between_two_attempts_does_not_go_on(
-    goes_on: str, clients: Path, spec: MakeSpec, wait_until: Callable[..., None]
+    goes_on: str, clients: Path, spec: MakeSpec
 ) -> None:
     job = spec("slurm-h100", "account=a", f"training.goes_on={goes_on}", max_failures=100)
 

@@ -21,6 +21,7 @@ from retrieva_pretrain.launch.train import launch_run
 from retrieva_pretrain.launch.watch import stay_until_the_end
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.waiting import wait_until
 
 TWO = ["training.processes_per_node=2"]
 
@@ -71,7 +72,7 @@ def test_losses_that_are_not_finite_end_the_run_at_once_and_say_so(recipe: Calla
 
 
 def test_a_killed_rank_is_started_again_from_the_last_checkpoint_in_the_same_job(
-    recipe: Callable[..., Recipe], wait_until: Callable[..., None]
+    recipe: Callable[..., Recipe],
 ) -> None:
     launched = launch_run(recipe("curriculum.0.train_iters=200"), load_profile("local", TWO))
     run, pid = launched.run, int(str(launched.job_id).split(":")[1])

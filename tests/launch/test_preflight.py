@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from data_prep.tokenizer import Tokenizer
-from retrieva_pretrain.launch.profiles import load_profile
-from retrieva_pretrain.preflight.judge import Finding, judge
+from retrieva_pretrain.preflight.judge import Finding, Promised, judge
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROFILE = load_profile("slurm-h100")
+H100 = Promised(gpus_per_node=8, peak_tflops=989.0, memory_bandwidth=3350.0)
 
 
 def eight_gpus() -> list[dict[str, Any]]:
@@ -56,7 +55,7 @@ def eight_gpus() -> list[dict[str, Any]]:
 
 
 def by_check(ranks: list[dict[str, Any]], **more: Any) -> dict[str, Finding]:
-    return {finding.check: finding for finding in judge(ranks, PROFILE, **more)}
+    return {finding.check: finding for finding in judge(ranks, H100, **more)}
 
 
 def test_healthy_nodes_are_green() -> None:

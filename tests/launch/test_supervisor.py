@@ -31,6 +31,7 @@ from retrieva_pretrain.launch.train import active_jobs, launch_run
 from retrieva_pretrain.launch.train_scripts import TrainScripts
 from retrieva_pretrain.launch.watch import stay_until_the_end
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TWO = ["training.processes_per_node=2", f"environment_variables={{PYTHONPATH: {REPOSITORY}}}"]
@@ -44,6 +45,13 @@ def trained(recipe: Recipe, *changes: str) -> tuple[RunFiles, int]:
     """Launch a recipe here with two processes and wait for its end."""
     launched = launch_run(recipe, load_profile("local", [*TWO, *changes]))
     return launched.run, stay_until_the_end(launched.run, str(launched.job_id))
+
+
+def under_way(recipe: Recipe) -> tuple[RunFiles, psutil.Process]:
+    """Launch a recipe here with two processes and wait for its first step; the run, and its job's first process."""
+    launched = launch_run(recipe, load_profile("local", TWO))
+    wait_until("a step", launched.run.metrics.exists)
+    return launched.run, psutil.Process(int(str(launched.job_id).split(":")[1]))
 
 
 def ends(run: RunFiles) -> list[tuple[str, int, int]]:
@@ -103,7 +111,7 @@ def test_failures_in_a_row_have_a_cap_and_a_killed_rank_is_named(small_recipe: M
 
 @pytest.mark.slow
 def test_a_cancelled_run_saves_at_the_step_it_is_at_and_goes_on_from_there_when_launched_again(
-    small_recipe: MakeRecipe, wait_until: Callable[..., None]
+    small_recipe: MakeRecipe,
 ) -> None:
     recipe, profile = small_recipe(steps=80), load_profile("local", TWO)
     launched = launch_run(recipe, profile)
@@ -125,12 +133,11 @@ def test_a_cancelled_run_saves_at_the_step_it_is_at_and_goes_on_from_there_when_
 
 @pytest.mark.slow
 def test_a_killed_supervisor_takes_its_ranks_along_and_the_next_launch_says_what_happened(
-    small_recipe: MakeRecipe, wait_until: Callable[..., None]
+    small_recipe: MakeRecipe,
 ) -> None:
-    launched = launch_run(small_recipe(steps=150), load_profile("local", TWO))
-    run, pid = launched.run, int(str(launched.job_id).split(":")[1])
+    run, supervisor = under_way(small_recipe(steps=150))
     wait_until("a checkpoint", lambda: run.newest_step() >= 10)
-    os.kill(pid, signal.SIGKILL)
+    supervisor.kill()
     wait_until("the end of the job", lambda: not active_jobs(run))
     assert run_status(run).state == "dead"
     assert "killed from outside" in run_status(run).reason
@@ -142,14 +149,10 @@ def test_a_killed_supervisor_takes_its_ranks_along_and_the_next_launch_says_what
 
 
 @pytest.mark.slow
-def test_a_signal_that_reaches_every_process_of_a_job_lets_its_ranks_save(
-    small_recipe: MakeRecipe, wait_until: Callable[..., None]
-) -> None:
+def test_a_signal_that_reaches_every_process_of_a_job_lets_its_ranks_save(small_recipe: MakeRecipe) -> None:
     """As srun hands a signal on: to torchrun too, which knows nothing of it."""
-    launched = launch_run(small_recipe(steps=200), load_profile("local", TWO))
-    run, pid = launched.run, int(str(launched.job_id).split(":")[1])
-    wait_until("a step", run.metrics.exists)
-    for process in psutil.Process(pid).children(recursive=True):
+    run, supervisor = under_way(small_recipe(steps=200))
+    for process in supervisor.children(recursive=True):
         process.send_signal(signal.SIGUSR1)
     wait_until("the end of the job", lambda: not active_jobs(run))
     ((outcome, _, saved),) = ends(run)
@@ -158,12 +161,10 @@ def test_a_signal_that_reaches_every_process_of_a_job_lets_its_ranks_save(
 
 @pytest.mark.slow
 def test_ranks_that_outlive_a_killed_torchrun_save_and_leave_before_training_starts_again(
-    small_recipe: MakeRecipe, wait_until: Callable[..., None]
+    small_recipe: MakeRecipe,
 ) -> None:
-    launched = launch_run(small_recipe(steps=200), load_profile("local", TWO))
-    run, pid = launched.run, int(str(launched.job_id).split(":")[1])
-    wait_until("a step", run.metrics.exists)
-    for process in psutil.Process(pid).children(recursive=True):
+    run, supervisor = under_way(small_recipe(steps=200))
+    for process in supervisor.children(recursive=True):
         if "torch.distributed.run" in process.cmdline():
             process.kill()
     wait_until("the end of the job", lambda: not active_jobs(run))
@@ -235,9 +236,7 @@ def test_a_token_comes_into_no_script_and_no_log(
 
 
 @pytest.mark.slow
-def test_ctrl_c_lets_a_run_save_and_leave(
-    small_recipe: MakeRecipe, wait_until: Callable[..., None], tmp_path: Path
-) -> None:
+def test_ctrl_c_lets_a_run_save_and_leave(small_recipe: MakeRecipe, tmp_path: Path) -> None:
     launched = launch_run(small_recipe(steps=200), load_profile("local", TWO))
     run = launched.run
     program = (

@@ -15,6 +15,7 @@ import pytest
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.torchrun import start, torchrun_command
 from retrieva_pretrain.report.metrics import read_metrics
+from tests.waiting import PATIENCE, wait_until
 
 RECIPE = """
 name: small
@@ -42,10 +43,6 @@ logging: {{tensorboard: false}}
 """
 
 
-# Seconds that something may take which takes a few on a machine with nothing else to do.
-PATIENCE = 600
-
-
 @dataclass
 class World:
     """A folder with corpora and a recipe, in which runs are made."""
@@ -63,6 +60,24 @@ class World:
         process = self.start(*overrides, processes=processes, log=log)
         assert process.wait(timeout=PATIENCE) == 0, (self.folder / log).read_text()[-4000:]
         return self.metrics(next((o[5:] for o in overrides if o.startswith("name=")), "small"))
+
+    def wait_until(
+        self, what: str, is_so: Callable[[], bool], process: subprocess.Popen[bytes], log: str = "train.log"
+    ) -> None:
+        """Wait until something is so of a training that runs; fail with its log where it ends before."""
+
+        def came() -> bool:
+            if is_so():
+                return True
+            assert process.poll() is None, (self.folder / log).read_text()[-3000:]
+            return False
+
+        wait_until(what, came, look_every=0.02)
+
+    def has_taken(self, step: int, name: str = "small") -> bool:
+        """Whether a run has recorded a step."""
+        path = self.folder / "runs" / name / "metrics.jsonl"
+        return path.exists() and f'"kind": "train", "step": {step},' in path.read_text()
 
     def metrics(self, name: str = "small") -> list[dict[str, Any]]:
         return read_metrics(self.folder / "runs" / name / "metrics.jsonl")

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.durations import format_duration
+from retrieva_pretrain.launch.run_files import RunFiles
+from retrieva_pretrain.launch.status import run_status
 from retrieva_pretrain.planning.flops import training_flops
 from retrieva_pretrain.platform.peaks import dense_bf16_tflops
-from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.metrics import read_metrics
 from retrieva_pretrain.training.interval import TimeLeft, Work
@@ -108,6 +111,20 @@ def test_the_time_left_counts_a_later_stages_longer_steps() -> None:
     assert longer[1] > 8
     assert left.of_run(6) == pytest.approx(20.0 + 40.0 * sum(longer))
     assert left.of_run(16) == 0
+
+
+def test_status_tells_the_time_left_that_the_line_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = MetricsLog(tmp_path, work(*SHORT), 0, tensorboard=False)
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(log.curriculum.recipe))
+    # In stage 2, before the stages of long samples, which take longer than their tokens' share.
+    for done, seconds in enumerate((9.0, 4.0, 4.0, 5.0, 7.0, 6.0), start=1):
+        log.train_step(done, result(), seconds, 0.5, 0)
+    log.close()
+    left = run_status(RunFiles(tmp_path)).seconds_left
+    assert left == pytest.approx(log.left.of_run(6))
+    assert capsys.readouterr().out.rstrip().endswith(f"/{format_duration(left)}")
 
 
 def test_a_device_that_is_not_known_has_no_mfu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ import pytest
 from retrieva_pretrain.durations import parse_duration
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.exit_codes import REQUEUE
-from tests.training.conftest import PATIENCE
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.training.conftest import World
@@ -33,15 +33,6 @@ RARELY = ["checkpoint.save_interval=1000"]
 
 def workers_of(torchrun: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in psutil.Process(torchrun.pid).children() if "train" in child.cmdline()]
-
-
-def wait_for_step(world: World, name: str, step: int, process: subprocess.Popen[bytes], log: str) -> None:
-    path = world.folder / "runs" / name / "metrics.jsonl"
-    deadline = time.monotonic() + PATIENCE
-    while not (path.exists() and f'"kind": "train", "step": {step},' in path.read_text()):
-        assert process.poll() is None, (world.folder / log).read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def outcome(world: World, name: str) -> dict[str, Any]:
@@ -59,7 +50,8 @@ def test_a_signal_to_any_process_stops_all_after_the_same_step_and_nothing_is_lo
 ) -> None:
     undisturbed = {r["step"]: r for r in world.train("name=undisturbed", *SHORT) if r["kind"] == "train"}
     process = world.start("name=asked", *SHORT, *RARELY, log="asked.log")
-    wait_for_step(world, "asked", random.randint(1, 9), process, "asked.log")
+    first = random.randint(1, 9)
+    world.wait_until("a step", lambda: world.has_taken(first, "asked"), process, "asked.log")
     target = process.pid if whom == "torchrun" else random.choice(workers_of(process)).pid
     os.kill(target, number)
     assert process.wait(timeout=PATIENCE) != 0
@@ -103,7 +95,7 @@ def test_a_run_leaves_before_its_time_limit_with_the_code_for_starting_again(wor
 @pytest.mark.slow
 def test_a_second_signal_does_not_break_the_save_that_the_first_one_asked_for(world: World) -> None:
     process = world.start("name=asked", *SHORT, *RARELY, processes=1, log="asked.log")
-    wait_for_step(world, "asked", 3, process, "asked.log")
+    world.wait_until("a step", lambda: world.has_taken(3, "asked"), process, "asked.log")
     worker = workers_of(process)[0]
     with suppress(psutil.NoSuchProcess):  # torchrun may clear it away between a look and a signal
         while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -28,12 +27,7 @@ def begin(
 ) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """Start a long training and wait until it takes steps; returns torchrun and its workers, by rank."""
     process = world.start(*LONG, "checkpoint.save_interval=100000", *overrides, processes=processes)
-    metrics = world.folder / "runs" / "small" / "metrics.jsonl"
-    deadline = time.monotonic() + 600
-    while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
-        assert process.poll() is None, (world.folder / "train.log").read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    world.wait_until("a step", lambda: world.has_taken(3), process)
     workers = [w for w in psutil.Process(process.pid).children() if w.environ().get("RANK")]
     return process, sorted(workers, key=lambda worker: int(worker.environ()["RANK"]))
 
@@ -75,11 +69,9 @@ def test_a_process_that_dies_ends_the_others_at_once(world: World) -> None:
         # What was saved before is whole: the run goes on.
         again = world.start(*LONG, "global_batch_size=6", processes=3, log="again.log")
         try:
-            deadline = time.monotonic() + 600
-            while "step " not in (world.folder / "again.log").read_text():
-                assert again.poll() is None, (world.folder / "again.log").read_text()[-3000:]
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            world.wait_until(
+                "a step", lambda: "step " in (world.folder / "again.log").read_text(), again, "again.log"
+            )
         finally:
             kill_tree(again)
     finally:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import psutil
 from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.launch.profiles import ClusterProfile
 from retrieva_pretrain.launch.schedulers.base import JobState, TaskStates
+from retrieva_pretrain.launch.torchrun import kill_family
 
 
 class Local:
@@ -82,10 +84,8 @@ class Local:
         """End jobs and all they have started."""
         for job in job_ids:
             if (process := _process(job)) is not None:
-                family = [*process.children(recursive=True), process]
-                for member in reversed(family):
-                    if member.is_running():
-                        member.kill()
+                with suppress(psutil.NoSuchProcess):
+                    kill_family(process)
 
     def how_to_look(self, job_ids: Sequence[str]) -> str:
         """Return a ps command."""

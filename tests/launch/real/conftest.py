@@ -13,13 +13,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from retrieva_pretrain.launch.torchrun import free_port
+from tests.waiting import wait_until
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge", "slurm-wlm-basic-plugins"]
 PROGRAMS = ["slurmctld", "slurmd", "sbatch", "munged"]
@@ -96,22 +96,7 @@ GRID_ENGINE_QUEUE = "\n".join(
         "",
     ]
 )
-PATIENCE_SECONDS = 600
-"""What is waited for comes in seconds; on a machine with much else to do it may take minutes."""
 CGROUP = "CgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\nConstrainDevices=no\n"
-
-
-def wait_for(what: str, is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something is so; fail naming it where it does not come."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for: {what}"
-        time.sleep(0.2)
-
-
-@pytest.fixture(name="wait_for")
-def _wait_for() -> Callable[..., None]:
-    return wait_for
 
 
 def _install(packages: list[str], present: Callable[[], bool]) -> None:
@@ -200,11 +185,13 @@ def start_slurm(cluster: Daemons) -> None:
     }
     options = [f"--{option}={key.parent / name}" for option, name in names.items()]
     cluster.start("munged", "--foreground", "--force", *options, user="munge")
-    wait_for("munge's socket", (root / "munge" / "munge.sock").exists)
+    wait_until("munge's socket", (root / "munge" / "munge.sock").exists)
     cluster.start("slurmctld", "-D", "-c", "-f", configuration)
     for node in NODES:
         cluster.start("slurmd", "-D", "-N", node, "-f", configuration)
-    wait_for("both nodes idle", lambda: cluster.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2)
+    wait_until(
+        "both nodes idle", lambda: cluster.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2
+    )
 
 
 def start_grid_engine(cluster: Daemons) -> None:
@@ -256,7 +243,7 @@ class HasDiedError(Exception):
 
 
 def _unless_died(cluster: Daemons, what: str, is_so: Callable[[], bool]) -> None:
-    wait_for(what, lambda: cluster.have_died or is_so())
+    wait_until(what, lambda: cluster.have_died or is_so())
     if cluster.have_died:
         raise HasDiedError(what)
 

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +20,7 @@ from retrieva_pretrain.launch.profiles import ClusterProfile, load_profile
 from retrieva_pretrain.launch.records import read_records
 from retrieva_pretrain.launch.schedulers import JobState, open_scheduler
 from retrieva_pretrain.recipe.loading import dump_yaml
+from tests.waiting import wait_until
 
 # One after the other: each starts servers of its own and fills the machine.
 pytestmark = pytest.mark.xdist_group("schedulers")
@@ -31,9 +31,6 @@ PROFILES = Path(__file__).parent / "profiles"
 THIS_CODE = [f"environment_variables={{PYTHONPATH: {REPOSITORY}}}"]
 
 
-Settled = Callable[[ClusterProfile, Submission], dict[int | None, JobState]]
-
-
 class Cluster(Protocol):
     def ask(self, *command: str) -> str: ...
 
@@ -42,27 +39,22 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("small.*")}
 
 
-@pytest.fixture
-def settled(wait_for: Callable[..., None]) -> Settled:
-    """Waits until every job of a submission has ended: the states of the array's tasks and, as None, the merge's."""
+def settled(profile: ClusterProfile, submission: Submission) -> dict[int | None, JobState]:
+    """Wait until every job of a submission has ended; the states of the array's tasks and, as None, the merge's."""
+    scheduler = open_scheduler(profile)
+    assert submission.merge_job_id is not None
+    jobs = [*submission.array_job_ids, submission.merge_job_id]
+    found: dict[int | None, JobState] = {}
 
-    def settled(profile: ClusterProfile, submission: Submission) -> dict[int | None, JobState]:
-        scheduler = open_scheduler(profile)
-        assert submission.merge_job_id is not None
-        jobs = [*submission.array_job_ids, submission.merge_job_id]
-        found: dict[int | None, JobState] = {}
+    def all_ended() -> bool:
+        states = scheduler.states(jobs)
+        found.clear()
+        for job in jobs:
+            found.update(states.get(job, {}))
+        return set(jobs) <= set(states) and not any(state.is_active for state in found.values())
 
-        def all_ended() -> bool:
-            states = scheduler.states(jobs)
-            found.clear()
-            for job in jobs:
-                found.update(states.get(job, {}))
-            return set(jobs) <= set(states) and not any(state.is_active for state in found.values())
-
-        wait_for("the jobs' end", all_ended)
-        return found
-
-    return settled
+    wait_until("the jobs' end", all_ended)
+    return found
 
 
 def logs(submission: Submission) -> str:
@@ -86,7 +78,6 @@ def failing_once(profile: ClusterProfile, folder: Path, index: int) -> ClusterPr
 def test_an_array_of_which_one_task_failed_and_ran_again_gives_the_bytes_of_a_local_build(
     kind: str,
     request: pytest.FixtureRequest,
-    settled: Settled,
     corpus: CorpusConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -169,7 +160,7 @@ def test_work_that_waits_or_runs_is_not_submitted_twice(
 
 @pytest.mark.slow
 def test_the_command_submits_what_the_file_said_then_whatever_becomes_of_it(
-    slurm: Cluster, wait_for: Callable[..., None], corpus: CorpusConfig, tmp_path: Path
+    slurm: Cluster, corpus: CorpusConfig, tmp_path: Path
 ) -> None:
     changed = corpus.model_copy(update={"append_eod": False})
     build(changed, tmp_path / "here")
@@ -196,7 +187,7 @@ def test_the_command_submits_what_the_file_said_then_whatever_becomes_of_it(
     assert done.returncode == 0, done.stderr
     assert "small: tasks 1-2 of 2 are submitted as job" in done.stdout
     assert "squeue --jobs=" in done.stdout
-    wait_for("the corpus", (tmp_path / "there" / "small.manifest.json").exists)
+    wait_until("the corpus", (tmp_path / "there" / "small.manifest.json").exists)
     assert files(tmp_path / "there") == files(tmp_path / "here")
 
 

@@ -20,6 +20,7 @@ from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.status import RunStatus, run_status
 from retrieva_pretrain.launch.train import active_jobs, launch_run
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROFILES = Path(__file__).parent / "profiles"
@@ -40,15 +41,10 @@ def profile_of(kind: str, *overrides: str) -> ClusterProfile:
     return load_profile(str(PROFILES / f"{kind}-training.yaml"), [these, *overrides])
 
 
-@pytest.fixture
-def ended(wait_for: Callable[..., None]) -> Callable[[RunFiles], RunStatus]:
-    """Waits until no job of a run waits or runs."""
-
-    def ended(run: RunFiles) -> RunStatus:
-        wait_for("the end of the run's jobs", lambda: not active_jobs(run), 1800)
-        return run_status(run)
-
-    return ended
+def ended(run: RunFiles) -> RunStatus:
+    """Where a run stands when no job of it waits or runs any more."""
+    wait_until("the end of the run's jobs", lambda: not active_jobs(run), 1800)
+    return run_status(run)
 
 
 def told(run: RunFiles) -> str:
@@ -68,7 +64,6 @@ def test_a_run_is_requeued_at_its_time_limit_until_the_recipe_is_done(
     request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
-    ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     request.getfixturevalue(kind)
     nodes = 2 if kind == "slurm" else 1
@@ -97,7 +92,6 @@ def test_where_no_requeue_is_allowed_every_job_submits_the_next_one(
     request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
-    ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     request.getfixturevalue(kind)
     launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind, "training.goes_on=follow_up"))
@@ -116,7 +110,6 @@ def test_jobs_that_were_submitted_ahead_take_over_from_each_other_and_the_rest_l
     request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
-    ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     request.getfixturevalue(kind)
     launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind), jobs=12)
@@ -140,7 +133,6 @@ def test_what_a_retry_cannot_mend_stops_the_run_and_says_why(
     request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
-    ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     request.getfixturevalue(kind)
     launched = launch_run(small_recipe(name), profile_of(kind, "training.goes_on=follow_up"))
@@ -155,7 +147,6 @@ def test_a_fault_that_passes_is_tried_again_in_the_same_job_and_one_that_stays_i
     slurm: Cluster,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
-    ended: Callable[[RunFiles], RunStatus],
 ) -> None:
     profile = profile_of("slurm", "walltime=00:20:00", "training.max_failures=2")
     once = launch_run(small_recipe("torn-once"), profile, nodes=2)
@@ -178,11 +169,9 @@ def test_a_requeue_from_outside_and_a_kill_are_counted_and_survived(
     slurm: Cluster,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
-    ended: Callable[[RunFiles], RunStatus],
-    wait_for: Callable[..., None],
 ) -> None:
     launched = launch_run(small_recipe(steps=250), profile_of("slurm", "walltime=00:20:00"))
-    wait_for("a checkpoint", lambda: launched.run.newest_step() >= 10)
+    wait_until("a checkpoint", lambda: launched.run.newest_step() >= 10)
     slurm.ask("scontrol", "requeue", str(launched.job_id))
     status = ended(launched.run)
     assert status.state == "done", told(launched.run)
@@ -198,14 +187,12 @@ def test_a_cancelled_run_saves_leaves_the_queue_and_can_be_launched_again_with_o
     request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
-    ended: Callable[[RunFiles], RunStatus],
-    wait_for: Callable[..., None],
 ) -> None:
     request.getfixturevalue(kind)
     profile = profile_of(kind, "walltime=00:20:00", 'training.leave_before_end="00:00:10"')
     recipe = small_recipe(steps=150)
     launched = launch_run(recipe, profile)
-    wait_for("a step", launched.run.metrics.exists)
+    wait_until("a step", launched.run.metrics.exists)
     assert run_status(launched.run).state == "running"
     with pytest.raises(LaunchError, match=f"under way as job {launched.job_id}"):
         launch_run(recipe, profile)
