@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.debian import need
 
 PATIENCE = 300
 """Seconds for what a busy machine does slowly."""
+
+
+PACKAGES = ["chromium", "chromium-driver", "fonts-noto-cjk"]
 
 
 class Browser:
@@ -86,13 +89,16 @@ class Browser:
         path.write_bytes(base64.b64decode(self.call("POST", f"{self.session}/print", {})))
 
 
+def _chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
     """Start a Chromium with an empty profile; the test is skipped where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    need(PACKAGES, lambda: bool(_chromium() and shutil.which("chromedriver")))
+    chromium, driver = _chromium(), shutil.which("chromedriver")
+    assert chromium and driver
     log = folder / "chromedriver.log"
     process = subprocess.Popen([driver, "--port=0"], stdout=log.open("wb"), stderr=subprocess.STDOUT)
     try:

@@ -246,6 +246,7 @@ def test_a_folder_that_is_no_run_is_refused_in_one_message(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_real_browser_draws_the_page_without_an_error_toggles_a_curve_and_tells_a_value(
     tmp_path: Path,
 ) -> None:

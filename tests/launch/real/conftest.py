@@ -6,7 +6,6 @@ once have two clusters. Only processes that were started here are ended.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from retrieva_pretrain.launch.torchrun import free_port
+from tests.debian import need
 from tests.waiting import wait_until
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge", "slurm-wlm-basic-plugins"]
@@ -99,25 +99,10 @@ GRID_ENGINE_QUEUE = "\n".join(
 CGROUP = "CgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\nConstrainDevices=no\n"
 
 
-def _install(packages: list[str], present: Callable[[], bool]) -> None:
-    """Install Debian's packages where they are missing and may be installed; skip where not."""
+def _need(packages: list[str], present: Callable[[], bool]) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can start the daemons of a scheduler")
-    if present():
-        return
-    if shutil.which("apt-get") is None:
-        pytest.skip("needs what Debian calls " + " ".join(packages))
-    with (Path(tempfile.gettempdir()) / "retrieva-tests-apt.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        installed = subprocess.run(
-            ["apt-get", "install", "-y", "--no-install-recommends", *packages],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if installed.returncode != 0:
-        pytest.skip(f"{packages[0]} cannot be installed here: {installed.stderr.strip()[-300:]}")
+    need(packages, present)
 
 
 class Daemons:
@@ -274,7 +259,7 @@ def _running(
 
 @pytest.fixture(scope="session")
 def _slurm_cluster() -> Iterator[Daemons]:
-    _install(PACKAGES, lambda: all(map(shutil.which, PROGRAMS)))
+    _need(PACKAGES, lambda: all(map(shutil.which, PROGRAMS)))
 
     def variables(root: Path) -> dict[str, str]:
         return {"SLURM_CONF": str(root / "slurm.conf")}
@@ -284,7 +269,7 @@ def _slurm_cluster() -> Iterator[Daemons]:
 
 @pytest.fixture(scope="session")
 def _grid_engine_cluster() -> Iterator[Daemons]:
-    _install(GRID_ENGINE_PACKAGES, lambda: bool(shutil.which("sge_qmaster") and shutil.which("sge_execd")))
+    _need(GRID_ENGINE_PACKAGES, lambda: bool(shutil.which("sge_qmaster") and shutil.which("sge_execd")))
 
     def variables(root: Path) -> dict[str, str]:
         ports = {"SGE_QMASTER_PORT": str(free_port()), "SGE_EXECD_PORT": str(free_port())}
