@@ -28,6 +28,7 @@ from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.loss_curve import draw_loss_curve
 from retrieva_pretrain.report.metrics import read_metrics
+from retrieva_pretrain.report.page import write_report
 from retrieva_pretrain.report.summary import render, summarise
 
 FOLDER = Path("demo")
@@ -72,11 +73,11 @@ def run_demo() -> None:
     _train_with_a_kill(console, recipe_file, recipe, run)
     console.rule("5. Summary")
     console.print(render(summarise(run)))
-    picture = _draw(run / "loss_curve.png")
+    page = _draw(run)
     console.rule("6. The model for Hugging Face's transformers, and a mask it fills")
     exported = _export(console, run)
     console.print(
-        f"\n{picture} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
+        f"\n{page} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
     )
     console.print(
         NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
@@ -185,12 +186,13 @@ def _export(console: Console, run: Path) -> str:
     return f"The exported model: {out}."
 
 
-def _draw(picture: Path) -> str:
-    """Draw the loss curve, and say where it is or what it needs."""
+def _draw(run: Path) -> str:
+    """Draw the loss curve and write the run's page, and say where they are or what they need."""
     if find_spec("vl_convert") is None:
-        return "A picture of the loss needs vl-convert-python: pip install 'retrieva-pretrain[report]'."
-    draw_loss_curve(picture.parent, picture)
-    return f"The loss curve: {picture}."
+        return "The run's page needs vl-convert-python: pip install 'retrieva-pretrain[report]'."
+    draw_loss_curve(run, run / "loss_curve.png")
+    write_report([run], run / "report.html", pictures=False)
+    return f"The run's page, for a browser: {run / 'report.html'}; its loss alone: {run / 'loss_curve.png'}."
 
 
 def _steps_taken(run: Path) -> int:

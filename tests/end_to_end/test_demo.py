@@ -40,6 +40,8 @@ def test_the_demo_goes_from_raw_texts_to_a_model_that_has_learnt(tmp_path: Path)
     for corpus in ("ja_cc", "refinedweb", "zh_wiki", "ko_wiki", "the_stack"):
         assert corpus in done.stdout
     assert (run / "loss_curve.png").stat().st_size > 10_000
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "killed: it left no record of its end" in page and "Loss over tokens" in page
     assert (tmp_path / "demo" / "exported" / "model.safetensors").is_file()
     assert re.search(r"retrieva fill-mask .*<MASK\|LLM-jp>", done.stdout)
     assert len(re.findall(r"^ +\d+\.\d\d%  .+$", done.stdout.split("fill-mask")[1], re.MULTILINE)) >= 5
