@@ -76,9 +76,7 @@ def run_demo() -> None:
     page = _draw(run)
     console.rule("6. The model for Hugging Face's transformers, and a mask it fills")
     exported = _export(console, run)
-    console.print(
-        f"\n{page} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
-    )
+    console.print(f"\n{page} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes.")
     console.print(
         NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
     )

@@ -2,7 +2,8 @@
 
 What stands before a block of commands says how:
 
-- nothing: each command is one of ours, of make, or a known simple one, and is parsed by what would run it
+- nothing: each command is one of ours, of make, or a known simple one, and is parsed by what would run it; ours are run
+  by tests/end_to_end/test_documented_commands.py on a small model
 - `<!-- run -->`: the block is run as it stands, in a folder with the recipes, a tokenizer and two small corpora
 - `<!-- cluster -->`: the same, with --dry-run added to the commands that would submit jobs
 - `<!-- run elsewhere: FILE -->`: a test or CI runs it
