@@ -295,5 +295,4 @@ def checkpoint_bytes(recipe: Recipe, parameters: int) -> tuple[int, int]:
 
 
 def _saves(recipe: Recipe) -> int:
-    steps = sum(stage.train_iters for stage in recipe.curriculum)
-    return steps // recipe.checkpoint.save_interval + len(recipe.curriculum)
+    return recipe.total_steps // recipe.checkpoint.save_interval + len(recipe.curriculum)

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from retrieva_pretrain import platform
-from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
 from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
@@ -63,7 +62,7 @@ def train(
     try:
         _train(run, ranks, stop_requests, watchdog, profiled)
         if ranks.is_first:
-            write_outcome(folder, "done", step=Curriculum(recipe).total_steps, message="the run is complete")
+            write_outcome(folder, "done", step=recipe.total_steps, message="the run is complete")
         return DONE
     except Stopped as stopped:
         if ranks.is_first:
