@@ -9,14 +9,13 @@ bytes of all layers at the stage's largest micro-batch. Takes a few minutes.
 
 from __future__ import annotations
 
-import gc
 import platform
-import weakref
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from saved_activations import saved_bytes
 
 from retrieva_pretrain.model.build import build_model
 from retrieva_pretrain.model.recompute import set_recompute
@@ -52,7 +51,7 @@ def row(recipe: Recipe, stage: Stage, encoders: dict[int, torch.nn.Module]) -> s
     layer = {}
     for kind in KINDS:
         chosen = stage.model_copy(update={"recompute_granularity": kind, "recompute_num_layers": None})
-        one, three = (saved_bytes(encoders[n], chosen, recipe.model.hidden_size) for n in (1, 3))
+        one, three = (layers_keep(encoders[n], chosen, recipe.model.hidden_size) for n in (1, 3))
         layer[kind] = (three - one) / 2
     samples = stage.max_micro_batch_size
     everything = {kind: layer[kind] * recipe.model.num_layers * samples / GIB for kind in KINDS}
@@ -72,36 +71,13 @@ class _Holder:
         self.encoder = encoder
 
 
-class Kept:
-    """A tensor that autograd saved; it lives as long as the graph that needs it."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-
-def saved_bytes(encoder: torch.nn.Module, stage: Stage, hidden_size: int) -> int:
-    """Return the bytes one forward pass of one sample keeps, every storage counted once.
-
-    Counted at the end, by what is alive then: under full recomputation megatron-core runs dropout with gradients
-    switched on all the same, and what that saves is let go with the layer.
-    """
+def layers_keep(encoder: torch.nn.Module, stage: Stage, hidden_size: int) -> int:
+    """Return the bytes one forward pass of one sample keeps."""
     set_recompute(_Holder(encoder), stage)
-    parameters = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
-
-    def keep(tensor: torch.Tensor) -> Kept:
-        kept = Kept(tensor)
-        alive.add(kept)
-        return kept
-
     hidden_states = torch.randn(stage.seq_length, 1, hidden_size, dtype=torch.bfloat16, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-        output = encoder(hidden_states=hidden_states, attention_mask=None)
-    gc.collect()
-    storages = (kept.tensor.untyped_storage() for kept in alive)
-    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
-    assert output.requires_grad
-    return sum(size for address, size in sizes.items() if address not in parameters)
+    return saved_bytes(
+        lambda: encoder(hidden_states=hidden_states, attention_mask=None), encoder.parameters()
+    )
 
 
 def page(rows: list[str]) -> str:

@@ -55,7 +55,7 @@ def main() -> None:
     process = start(torchrun_command(RECIPE, processes=2))
     if process.wait():
         sys.exit(process.returncode)
-    run = Path(recipe.runs_dir) / recipe.name
+    run = recipe.run_folder
     draw_loss_curve(run, PAGE.with_name("real-corpora.png"))
     PAGE.write_text(page(recipe, run, manifests), encoding="utf-8")
     print(f"wrote {PAGE}")

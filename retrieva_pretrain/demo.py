@@ -65,7 +65,7 @@ def run_demo() -> None:
     started = time.monotonic()
     recipe_file = recipes_folder() / "demo.yaml"
     recipe = load_yaml(Recipe, recipe_file)
-    run = Path(recipe.runs_dir) / recipe.name
+    run = recipe.run_folder
     _make_way()
 
     prepare_data(console, recipe)

@@ -6,11 +6,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retrieva_pretrain.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from retrieva_pretrain.evaluation.run import Scores
+    from retrieva_pretrain.evaluation.tasks import Protocol, Task
 
 
 def evaluate(
@@ -71,23 +75,16 @@ def evaluate(
 
     Example: retrieva evaluate exported tohoku-nlp/bert-base-japanese-v3 --task jsts,jcqa --data JGLUE/datasets
     """
-    from rich.console import Console
-
     from retrieva_pretrain.evaluation.models import find_encoder
     from retrieva_pretrain.evaluation.run import (
         Evaluation,
         evaluated_before,
-        note,
         refuse_missing_packages,
     )
     from retrieva_pretrain.evaluation.run import evaluate as run
-    from retrieva_pretrain.evaluation.summary import grid_table, scores_table
-    from retrieva_pretrain.evaluation.tasks import TASKS, Protocol
+    from retrieva_pretrain.evaluation.tasks import Protocol
 
-    names = list(TASKS) if task == "all" else [name.strip() for name in task.split(",")]
-    unknown = [name for name in names if name not in TASKS]
-    if unknown:
-        raise EvaluationError(f"--task: there is no task {unknown[0]}; there are {', '.join(TASKS)} and all")
+    tasks = _tasks(task)
     protocol = Protocol(
         learning_rates=tuple(_numbers("--lr", learning_rates, float)),
         epochs=tuple(int(n) for n in _numbers("--epochs", epochs, int)),
@@ -106,7 +103,7 @@ def evaluate(
             find_encoder(_exported(encoder, step, output), trust_remote_code=trust_remote_code)
             for encoder in encoders
         ],
-        [TASKS[name] for name in dict.fromkeys(names)],
+        tasks,
         data,
         output,
         protocol,
@@ -128,15 +125,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(done.best, ensure_ascii=False, indent=2))
     else:
-        console = Console()
-        for name, of_encoder in done.results.items():
-            console.print(f"\n{name}", style="bold")
-            for task_name, results in of_encoder.items():
-                if results:
-                    console.print(grid_table(TASKS[task_name], results))
-        console.print(scores_table(done.best))
-        console.print(note(protocol).replace("**", ""))
-        console.print(f"kept in {output}: scores.json and scores.md of each encoder{picture}")
+        _show(done, protocol, f"kept in {output}: scores.json and scores.md of each encoder{picture}")
     if done.missing:
         raise EvaluationError(
             f"{done.missing} grid points are being computed by another process; the same command shows them when"
@@ -169,6 +158,17 @@ def _exported(encoder: str, step: int | None, output: Path) -> str:
     return str(out)
 
 
+def _tasks(text: str) -> list[Task]:
+    """Return the tasks that are named, each once."""
+    from retrieva_pretrain.evaluation.tasks import TASKS
+
+    names = list(TASKS) if text == "all" else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise EvaluationError(f"--task: there is no task {unknown[0]}; there are {', '.join(TASKS)} and all")
+    return [TASKS[name] for name in dict.fromkeys(names)]
+
+
 def _numbers(option: str, text: str, kind: type[int] | type[float], least: float = 1e-12) -> list[float]:
     try:
         numbers = [kind(part) for part in text.split(",")]
@@ -177,6 +177,25 @@ def _numbers(option: str, text: str, kind: type[int] | type[float], least: float
     if not numbers or any(not least <= number < 2**32 for number in numbers):
         raise EvaluationError(f"{option}: {text!r} is not a list of numbers with commas, such as 1,2")
     return list(dict.fromkeys(numbers))
+
+
+def _show(done: Scores, protocol: Protocol, last: str) -> None:
+    """Print the grid of every encoder and task, and the best scores."""
+    from rich.console import Console
+
+    from retrieva_pretrain.evaluation.run import note
+    from retrieva_pretrain.evaluation.summary import grid_table, scores_table
+    from retrieva_pretrain.evaluation.tasks import TASKS
+
+    console = Console()
+    for name, of_encoder in done.results.items():
+        console.print(f"\n{name}", style="bold")
+        for task_name, results in of_encoder.items():
+            if results:
+                console.print(grid_table(TASKS[task_name], results))
+    console.print(scores_table(done.best))
+    console.print(note(protocol).replace("**", ""))
+    console.print(last)
 
 
 def _draw(output: Path, scores: dict[str, dict[str, dict[str, float]]], tokens: dict[str, int]) -> str:

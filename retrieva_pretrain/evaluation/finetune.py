@@ -105,48 +105,17 @@ def fine_tune(prepared: PreparedTask, protocol: Protocol, point: GridPoint, devi
     Raises:
         EvaluationError: the model has no such head, or its loss is not a number.
     """
-    task, encoder = prepared.task, prepared.encoder
     started = time.perf_counter()
     # Before the model is built: its head is drawn.
     set_seed(point.seed)
     model = _load(prepared)
-    accumulation = protocol.batch_size // device.batch_size
-    steps_an_epoch = math.ceil(len(prepared.train) / protocol.batch_size)
-    steps = min(steps_an_epoch * point.epochs, protocol.max_steps or 2**62)
-    collator = (DataCollatorForMultipleChoice if task.kind == "multiple_choice" else DataCollatorWithPadding)(
-        tokenizer=prepared.tokenizer, pad_to_multiple_of=8
-    )
     with tempfile.TemporaryDirectory(prefix="retrieva-evaluate-") as scratch:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=scratch,
-                learning_rate=point.learning_rate,
-                max_steps=steps,
-                warmup_steps=math.ceil(steps * WARMUP_RATIO),
-                lr_scheduler_type="linear",
-                weight_decay=0.0,
-                per_device_train_batch_size=device.batch_size,
-                per_device_eval_batch_size=device.batch_size,
-                gradient_accumulation_steps=accumulation,
-                gradient_checkpointing=device.gradient_checkpointing,
-                bf16=protocol.bf16,
-                seed=point.seed,
-                data_seed=point.seed,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to=[],
-                disable_tqdm=not device.progress,
-            ),
-            train_dataset=model_columns(prepared.train),
-            data_collator=collator,
-        )
-        # It prints figures on the standard output, which is for ours.
-        trainer.remove_callback(PrinterCallback)
+        trainer = _trainer(prepared, protocol, point, device, model, scratch)
         done = trainer.train()
         if not math.isfinite(done.training_loss):
             raise EvaluationError(
-                f"{encoder.name}, {task.title}, {point.name}: the loss is not a number; look at the weights"
+                f"{prepared.encoder.name}, {prepared.task.title}, {point.name}: the loss is not a number; look at the"
+                " weights"
             )
         output = trainer.predict(model_columns(prepared.valid))
     return Result(
@@ -156,6 +125,50 @@ def fine_tune(prepared: PreparedTask, protocol: Protocol, point: GridPoint, devi
         device=str(trainer.args.device),
         versions={name: version(name) for name in ("torch", "transformers")},
     )
+
+
+def _trainer(
+    prepared: PreparedTask,
+    protocol: Protocol,
+    point: GridPoint,
+    device: Device,
+    model: torch.nn.Module,
+    scratch: str,
+) -> Trainer:
+    """Return transformers' trainer with JGLUE's protocol; `scratch` is a folder that it wants to have."""
+    steps_an_epoch = math.ceil(len(prepared.train) / protocol.batch_size)
+    steps = min(steps_an_epoch * point.epochs, protocol.max_steps or 2**62)
+    choices = prepared.task.kind == "multiple_choice"
+    collator = (DataCollatorForMultipleChoice if choices else DataCollatorWithPadding)(
+        tokenizer=prepared.tokenizer, pad_to_multiple_of=8
+    )
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=scratch,
+            learning_rate=point.learning_rate,
+            max_steps=steps,
+            warmup_steps=math.ceil(steps * WARMUP_RATIO),
+            lr_scheduler_type="linear",
+            weight_decay=0.0,
+            per_device_train_batch_size=device.batch_size,
+            per_device_eval_batch_size=device.batch_size,
+            gradient_accumulation_steps=protocol.batch_size // device.batch_size,
+            gradient_checkpointing=device.gradient_checkpointing,
+            bf16=protocol.bf16,
+            seed=point.seed,
+            data_seed=point.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=not device.progress,
+        ),
+        train_dataset=model_columns(prepared.train),
+        data_collator=collator,
+    )
+    # It prints figures on the standard output, which is for ours.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _load(prepared: PreparedTask) -> torch.nn.Module:

@@ -76,8 +76,7 @@ def find_run(text: str) -> RunFiles:
     """
     path = Path(text)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        recipe = load_yaml(Recipe, path)
-        path = Path(recipe.runs_dir) / recipe.name
+        path = load_yaml(Recipe, path).run_folder
     elif not _is_run(path) and "/" not in text:
         path = Path("runs") / text
     if _is_run(path):

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import LaunchError, RetrievaError
 from retrieva_pretrain.launch.attempts import Attempt, History, perhaps_active, preemptions, read_history
 from retrieva_pretrain.launch.records import JobRecord, read_records
@@ -85,7 +84,7 @@ def run_status(run: RunFiles) -> RunStatus:
     history, records = read_history(run.attempts), read_records(run.records)
     jobs, asked = _jobs(records, history)
     recipe = _recipe(run, records)
-    total = Curriculum(recipe).total_steps if recipe is not None else 0
+    total = recipe.total_steps if recipe is not None else 0
     state, reason = _state(run, history, records, jobs, asked=asked, total=total)
     status = RunStatus(str(run.run), state, reason, run.newest_step(), total, jobs=jobs)
     _add_metrics(status, run, recipe)

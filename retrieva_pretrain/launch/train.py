@@ -6,10 +6,8 @@ import os
 import shlex
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_prep.whole_files import write_whole
-from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import LaunchError
 from retrieva_pretrain.launch.attempts import perhaps_active, read_history
 from retrieva_pretrain.launch.profiles import ClusterProfile, seconds
@@ -156,14 +154,14 @@ def active_jobs(run: RunFiles) -> list[JobRecord]:
 
 
 def _scripts(recipe: Recipe, profile: ClusterProfile, nodes: int, processes: int) -> TrainScripts:
-    run = RunFiles(Path(recipe.runs_dir) / recipe.name)
+    run = RunFiles(recipe.run_folder)
     number = 1 + max((record.submission for record in read_records(run.records)), default=0)
     scheduler = scheduler_named(profile.scheduler, profile.group)
     return TrainScripts(recipe, profile, scheduler, nodes, processes, number)
 
 
 def _refuse_what_is_done(recipe: Recipe, run: RunFiles) -> None:
-    total = Curriculum(recipe).total_steps
+    total = recipe.total_steps
     if run.newest_step() >= total:
         raise LaunchError(
             f"{run.run}: is trained to the end of the recipe, step {total:,}; there is nothing to launch"
@@ -194,7 +192,7 @@ def _told(scripts: TrainScripts, jobs: list[str]) -> str:
     processes = scripts.nodes * scripts.processes_per_node
     return (
         f"{name}: submitted as job {', '.join(jobs)}, {processes} processes on {scripts.nodes} node{'s' if scripts.nodes > 1 else ''}, from step"
-        f" {run.newest_step():,} of {Curriculum(scripts.recipe).total_steps:,}.\n"
+        f" {run.newest_step():,} of {scripts.recipe.total_steps:,}.\n"
         f"  retrieva status {shown}\n"
         f"  retrieva logs {shown} --follow\n"
         f"  retrieva cancel {shown}"

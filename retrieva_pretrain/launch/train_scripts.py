@@ -33,7 +33,7 @@ class TrainScripts:
     @property
     def run(self) -> RunFiles:
         """The run's files; absolute, since jobs may start elsewhere."""
-        return RunFiles((Path(self.recipe.runs_dir) / self.recipe.name).absolute())
+        return RunFiles(self.recipe.run_folder.absolute())
 
     @property
     def code(self) -> Path:

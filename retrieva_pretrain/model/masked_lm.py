@@ -69,16 +69,27 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             if position_ids is None:
                 position_ids = self.bert_position_ids(input_ids)
             encoder_input = self.embedding(input_ids=input_ids, position_ids=position_ids)
-        hidden_states: Tensor
-        if segment_ids is not None and encoder_input is not None and self.packs_documents:
-            hidden_states = self._packed(encoder_input, segment_ids)
-        else:
-            if segment_ids is not None and attention_mask is None:
-                attention_mask = other_segments(segment_ids)
-            hidden_states = self.encoder(hidden_states=encoder_input, attention_mask=attention_mask)
+        hidden_states = self._encoded(encoder_input, attention_mask, segment_ids)
         if not self.post_process:
             return hidden_states
+        logits = self._logits(hidden_states, scored_positions)
+        if labels is None:
+            return logits.transpose(0, 1).contiguous()
+        correct = _is_most_probable(logits.detach(), labels)
+        return self.compute_language_model_loss(labels, logits), correct
 
+    def _encoded(
+        self, encoder_input: Tensor | None, attention_mask: Tensor | None, segment_ids: Tensor | None
+    ) -> Tensor:
+        """Run this pipeline stage's layers: [s, b, h], None after the first stage -> [s, b, h]."""
+        if segment_ids is not None and encoder_input is not None and self.packs_documents:
+            return self._packed(encoder_input, segment_ids)
+        if segment_ids is not None and attention_mask is None:
+            attention_mask = other_segments(segment_ids)
+        return cast(Tensor, self.encoder(hidden_states=encoder_input, attention_mask=attention_mask))
+
+    def _logits(self, hidden_states: Tensor, scored_positions: Tensor | None) -> Tensor:
+        """Run the head: [s, b, h], or a sequence-parallel share of s, and [b, m] -> [m, b, v / tp]."""
         if self.config.sequence_parallel:
             # [s / tp, b, h] -> [s, b, h]; the gradients that come back are those of the whole loss on every process.
             hidden_states = tensor_parallel.gather_from_sequence_parallel_region(
@@ -90,10 +101,7 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         )
         logits, _ = self.output_layer(self.lm_head(hidden_states), weight=weight)
-        if labels is None:
-            return cast(Tensor, logits.transpose(0, 1).contiguous())
-        correct = _is_most_probable(logits.detach(), labels)
-        return self.compute_language_model_loss(labels, logits), correct
+        return cast(Tensor, logits)
 
     def _packed(self, encoder_input: Tensor, segment_ids: Tensor) -> Tensor:
         """Run the layers over documents laid end to end: [s, b, h] -> [b x s, 1, h] -> [s, b, h]."""

@@ -168,30 +168,10 @@ def make_plan(
     layouts = stage_layouts(recipe, gpus)
     data = data or plan_data(recipe)
     padded = data.padded_vocab_size
-    stages = []
-    for index, (stage, layout) in enumerate(zip(recipe.curriculum, layouts, strict=True)):
-        start, end = curriculum.stage_steps(index)
-        costs = (
-            None
-            if padded is None
-            else _stage_cost(recipe, index, layout, padded, gpus, hardware, mfu, backend)
-        )
-        stages.append(
-            StagePlan(
-                stage=index,
-                name=stage.name,
-                seq_length=stage.seq_length,
-                steps=stage.train_iters,
-                samples=curriculum.consumed_samples(end) - curriculum.consumed_samples(start),
-                tokens=curriculum.consumed_tokens(end) - curriculum.consumed_tokens(start),
-                first_lr=learning_rate(recipe, start),
-                last_lr=learning_rate(recipe, end - 1),
-                micro_batch_size=layout.micro_batch_size,
-                num_microbatches=layout.num_microbatches,
-                recompute=_recompute(stage),
-                cost=costs,
-            )
-        )
+    costs = [
+        None if padded is None else _stage_cost(recipe, index, layout, padded, gpus, hardware, mfu, backend)
+        for index, layout in enumerate(layouts)
+    ]
     parameters = None if padded is None else count_parameters(recipe.model, padded).total
     return Plan(
         name=recipe.name,
@@ -211,12 +191,34 @@ def make_plan(
         parameters=parameters,
         parameters_without_vocabulary=count_parameters(recipe.model, 0).total,
         special_tokens_per_window=data.special_tokens_per_window,
-        stages=tuple(stages),
+        stages=tuple(
+            _stage_plan(curriculum, index, layout, cost)
+            for index, (layout, cost) in enumerate(zip(layouts, costs, strict=True))
+        ),
         corpora=data.corpora,
         hardware=hardware,
         attention_backend=backend,
         mfu=mfu,
-        run=_run_cost(recipe, gpus, hardware, parameters, [stage.cost for stage in stages]),
+        run=_run_cost(recipe, gpus, hardware, parameters, costs),
+    )
+
+
+def _stage_plan(curriculum: Curriculum, index: int, layout: StageLayout, cost: StageCost | None) -> StagePlan:
+    stage = curriculum.recipe.curriculum[index]
+    start, end = curriculum.stage_steps(index)
+    return StagePlan(
+        stage=index,
+        name=stage.name,
+        seq_length=stage.seq_length,
+        steps=stage.train_iters,
+        samples=curriculum.consumed_samples(end) - curriculum.consumed_samples(start),
+        tokens=curriculum.consumed_tokens(end) - curriculum.consumed_tokens(start),
+        first_lr=learning_rate(curriculum.recipe, start),
+        last_lr=learning_rate(curriculum.recipe, end - 1),
+        micro_batch_size=layout.micro_batch_size,
+        num_microbatches=layout.num_microbatches,
+        recompute=_recompute(stage),
+        cost=cost,
     )
 
 
@@ -293,5 +295,4 @@ def checkpoint_bytes(recipe: Recipe, parameters: int) -> tuple[int, int]:
 
 
 def _saves(recipe: Recipe) -> int:
-    steps = sum(stage.train_iters for stage in recipe.curriculum)
-    return steps // recipe.checkpoint.save_interval + len(recipe.curriculum)
+    return recipe.total_steps // recipe.checkpoint.save_interval + len(recipe.curriculum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -100,6 +101,16 @@ class Recipe(Section):
             ],
         )
 
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.runs_dir) / self.name
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.train_iters for stage in self.curriculum)
+
     def masking_probability(self, stage: int) -> float:
         """Return the share of tokens that stage number `stage` (from 0) has to predict."""
         own = self.curriculum[stage].masking_probability
@@ -126,8 +137,7 @@ def _curriculum_problems(recipe: Recipe) -> Iterator[str]:
             yield f"{field}.name: another stage is called {stage.name} too; stage names must differ"
         names |= {stage.name} if stage.name is not None else set()
         longest_before = max(longest_before, stage.seq_length)
-    steps = sum(stage.train_iters for stage in recipe.curriculum)
-    if steps * recipe.global_batch_size * longest_before >= 2**62:
+    if recipe.total_steps * recipe.global_batch_size * longest_before >= 2**62:
         yield "curriculum: more tokens than can be counted; look for a zero too many in it or in global_batch_size"
 
 
@@ -184,7 +194,7 @@ def _parallelism_problems(recipe: Recipe) -> Iterator[str]:
 def _schedule_problems(recipe: Recipe) -> Iterator[str]:
     """The warm-up, and WSD's fall, fit into every schedule: one for the run, or one for each stage."""
     if recipe.schedule_scope == "run":
-        schedules = [("the run", sum(stage.train_iters for stage in recipe.curriculum))]
+        schedules = [("the run", recipe.total_steps)]
     else:
         schedules = [(f"stage {n}", stage.train_iters) for n, stage in enumerate(recipe.curriculum)]
     settings = recipe.optimizer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -25,7 +24,7 @@ class ProfiledSteps:
             RetrievaError: it is neither, or the run has no such steps.
         """
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-        total = Curriculum(recipe).total_steps
+        total = recipe.total_steps
         steps = cls(int(match[1]), int(match[2] or match[1])) if match else cls(0, 0)
         if not 1 <= steps.first <= steps.last <= total:
             raise RetrievaError(

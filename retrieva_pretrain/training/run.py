@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from retrieva_pretrain import platform
-from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
 from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
@@ -64,7 +63,7 @@ def train(
     try:
         _train(run, ranks, stop_requests, watchdog, profiled, before)
         if ranks.is_first:
-            write_outcome(folder, "done", step=Curriculum(recipe).total_steps, message="the run is complete")
+            write_outcome(folder, "done", step=recipe.total_steps, message="the run is complete")
         return DONE
     except Stopped as stopped:
         if ranks.is_first:

@@ -40,7 +40,7 @@ class RunFolder:
     @classmethod
     def of(cls, recipe: Recipe) -> RunFolder:
         """Return the folder of a recipe's run; it need not be there."""
-        return cls(Path(recipe.runs_dir) / recipe.name)
+        return cls(recipe.run_folder)
 
     @property
     def checkpoints(self) -> Path:

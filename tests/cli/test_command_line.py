@@ -5,41 +5,35 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command import retrieva
 from tests.conftest import REPOSITORY
 
 SMALL = REPOSITORY / "recipes" / "demo.yaml"
 
 
-def retrieva(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "retrieva_pretrain", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        **{"stdout": subprocess.PIPE, **options},
-    )
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return retrieva(*words, code=None, **options)
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_an_output_that_cannot_be_written_ends_in_one_message(form: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
-        done = retrieva("plan", str(SMALL), *form, stdout=full)
+        done = run("plan", str(SMALL), *form, stdout=full)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr
 
 
 def test_debug_shows_the_traceback_wherever_it_stands() -> None:
-    assert "Traceback" not in retrieva("plan", "no.yaml").stderr
+    assert "Traceback" not in run("plan", "no.yaml").stderr
     for arguments in (("--debug", "plan", "no.yaml"), ("plan", "no.yaml", "--debug")):
-        done = retrieva(*arguments)
+        done = run(*arguments)
         assert done.returncode == 1
         assert "Traceback" in done.stderr
 
@@ -47,7 +41,7 @@ def test_debug_shows_the_traceback_wherever_it_stands() -> None:
 def test_a_corpus_may_be_named_by_any_of_its_files(tmp_path: Path, make_corpus: Callable[..., Path]) -> None:
     prefix = make_corpus(tmp_path, "news", [[300, 301], [302]])
     for ending in ("", ".bin", ".idx", ".manifest.json"):
-        found = retrieva("data", "verify", f"{prefix}{ending}", "--json")
+        found = run("data", "verify", f"{prefix}{ending}", "--json")
         assert json.loads(found.stdout)["documents"] == 2, found.stderr
 
 
@@ -59,9 +53,8 @@ def test_a_tokenizer_is_trained_on_what_overrides_name(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.yaml"
     corpus.write_text("name: x\nsource: text\nfiles: [nowhere.txt]\ntokenizer: {model: x.model}\n")
     model = tmp_path / "small.model"
-    done = retrieva(
+    retrieva(
         *("data", "train-tokenizer", str(corpus), f"files=[{texts}]"),
         *("--output", str(model), "--vocab-size", "300"),
     )
-    assert done.returncode == 0, done.stderr
     assert model.stat().st_size > 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.data.batches import TrainingSamples
@@ -33,6 +34,15 @@ def read_in_the_order_of_the_run(samples: TrainingSamples, steps: int) -> dict[s
         for index, row in zip(corpus.tolist(), samples.samples(numbers)["labels"], strict=True):
             read[samples.positions.names[index]].append(row[1:-1])
     return {name: np.concatenate([np.zeros(0, dtype=np.int64), *rows]) for name, rows in read.items()}
+
+
+def assert_every_epoch_is_the_corpus(tokens: NDArray[np.int64], trained: NDArray[np.int64]) -> None:
+    """Every token as often as an epoch holds it; in an epoch that the run leaves, no more often."""
+    once = np.bincount(trained, minlength=400)
+    for start in range(0, len(tokens), len(trained)):
+        epoch = tokens[start : start + len(trained)]
+        times = np.bincount(epoch, minlength=400)
+        assert (times == once).all() if len(epoch) == len(trained) else (times <= once).all()
 
 
 def test_nothing_twice_in_any_epoch_of_any_corpora_and_stages(
@@ -89,13 +99,7 @@ def test_nothing_twice_in_any_epoch_of_any_corpora_and_stages(
             trained = np.concatenate(
                 [corpus.dataset.document(n) for n in range(corpus.dataset.num_documents) if n not in held_out]
             )
-            once = np.bincount(trained, minlength=400)
-            tokens = read[corpus.name]
-            for start in range(0, len(tokens), len(trained)):
-                epoch = tokens[start : start + len(trained)]
-                times = np.bincount(epoch, minlength=400)
-                # Every token as often as an epoch holds it; in an epoch that the run leaves, no more often.
-                assert (times == once).all() if len(epoch) == len(trained) else (times <= once).all()
+            assert_every_epoch_is_the_corpus(read[corpus.name], trained)
 
     read_to_the_end()
 

@@ -18,9 +18,9 @@ from data_prep.inspect import inspect
 from data_prep.manifest import Manifest
 from data_prep.tokenizer import Tokenizer
 from data_prep.verify import verify
+from tests.data_prep.built import TEXTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TEXTS = ["あいう かきく", "abc defg abc", "えお けこ abc", "うえ、 い"]
 BRACKETS = {"bos": "<CLS>", "eod": "<SEP>"}
 
 

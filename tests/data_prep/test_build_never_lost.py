@@ -21,9 +21,9 @@ from data_prep.build.shard import shard_path
 from data_prep.corpus import CorpusConfig
 from data_prep.errors import DataPrepError
 from data_prep.manifest import Manifest
+from tests.data_prep.built import TEXTS, contents
 from tests.waiting import wait_until
 
-TEXTS = ["あいう かきく", "abc defg abc", "えお けこ abc", "うえ、 い"]
 CUT = Cut(task_bytes=200_000, shard_bytes=400_000)
 
 BUILD = """
@@ -46,10 +46,6 @@ def config(tmp_path: Path, configure: Any, write_jsonl: Any) -> CorpusConfig:
         write_jsonl(tmp_path / name, rows)
     found: CorpusConfig = configure(tmp_path / "*.jsonl*", deduplicate=True)
     return found
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def start(config: CorpusConfig, out: Path) -> subprocess.Popen[bytes]:

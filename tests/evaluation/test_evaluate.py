@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retrieva_pretrain.evaluation.tasks import TASKS
+from tests.command import retrieva
 
 pytest.importorskip("transformers", reason="the eval extra is not installed")
 
@@ -21,16 +20,13 @@ REAL = REPOSITORY.parent / "shared" / "jglue"
 
 
 def evaluate(*arguments: object, expected: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "retrieva_pretrain", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = retrieva(
+        "evaluate",
+        *arguments,
+        code=expected,
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        timeout=600,
+        environment={"OMP_NUM_THREADS": "1", "COLUMNS": "160"},
     )
-    assert done.returncode == expected, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
 

@@ -12,6 +12,7 @@ import pytest
 
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.torchrun import free_port
+from tests.command import retrieva
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -34,20 +35,6 @@ curriculum:
 
 SaveRun = Callable[..., Path]
 Retrieva = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def retrieva(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line, and check its exit code."""
-    done = subprocess.run(
-        [sys.executable, "-m", "retrieva_pretrain", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-    assert done.returncode == code, done.stderr[-3000:]
-    return done
 
 
 def refused(*arguments: str | Path) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import retrieva
 from tests.evaluation.conftest import jglue  # noqa: F401 (a fixture)
-from tests.export.conftest import retrieva
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -25,7 +25,8 @@ from transformers import (
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.export.parity import ParityError, batches, compare
 from retrieva_pretrain.export.tokenizer import export_tokenizer
-from tests.export.conftest import SaveRun, refused, retrieva
+from tests.command import retrieva
+from tests.export.conftest import SaveRun, refused
 
 pytestmark = pytest.mark.engine
 TEXTS = ["あい<MASK|LLM-jp>えお", "abc かき"]

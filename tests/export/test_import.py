@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from retrieva_pretrain.export.weights import write_weights
 from retrieva_pretrain.recipe.sections import ModelConfig
 from retrieva_pretrain.training.checkpoint_files import find_damage, read_description
-from tests.export.conftest import refused, retrieva
+from tests.command import retrieva
+from tests.export.conftest import refused
 
 pytestmark = pytest.mark.engine
 

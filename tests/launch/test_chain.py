@@ -244,7 +244,7 @@ def test_a_process_of_another_machine_is_not_taken_for_dead(
     small_recipe: Callable[..., Recipe], stand_in: None
 ) -> None:
     recipe = small_recipe()
-    run = RunFiles(Path(recipe.runs_dir) / recipe.name)
+    run = RunFiles(recipe.run_folder)
     run.logs.mkdir(parents=True)
     job = "otherhost:4242:1790000000"
     record = JobRecord(

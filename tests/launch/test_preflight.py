@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -15,8 +12,9 @@ import pytest
 
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.preflight.judge import Finding, Promised, judge
+from tests.command import retrieva
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = Path(__file__).resolve().parents[1] / "recipe" / "small.yaml"
 H100 = Promised(gpus_per_node=8, peak_tflops=989.0, memory_bandwidth=3350.0)
 
 
@@ -136,18 +134,8 @@ def test_a_machine_without_a_gpu_is_measured_whole(
     tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
 ) -> None:
     prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
-    command = [sys.executable, "-m", "retrieva_pretrain", "preflight", "--processes", "2", "--json"]
-    command += ["--recipe", str(REPOSITORY / "tests" / "recipe" / "small.yaml")]
-    command += [f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
+    done = retrieva("preflight", "--processes", 2, "--json", "--recipe", *recipe, cwd=tmp_path)
     result = json.loads(done.stdout)
     levels = {finding["check"]: finding["level"] for finding in result["findings"]}
     assert levels["GPU health"] == levels["matrix product"] == "none"
@@ -161,15 +149,6 @@ def test_a_machine_without_a_gpu_is_measured_whole(
 
 @pytest.mark.slow
 def test_a_corpus_that_is_not_there_is_red_and_the_exit_code_says_so(tmp_path: Path) -> None:
-    recipe = REPOSITORY / "tests" / "recipe" / "small.yaml"
-    done = subprocess.run(
-        [sys.executable, "-m", "retrieva_pretrain", "preflight", "--recipe", str(recipe)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+    done = retrieva("preflight", "--recipe", RECIPE, code=1, cwd=tmp_path)
     assert "red" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

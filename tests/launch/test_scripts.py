@@ -18,6 +18,7 @@ from retrieva_pretrain.launch.profiles import ClusterProfile, load_profile
 from retrieva_pretrain.launch.schedulers import open_scheduler
 from retrieva_pretrain.launch.scripts import directive, render, words
 from retrieva_pretrain.recipe.loading import load_yaml
+from tests.launch.approved import assert_is_approved, environment_that_shows
 
 GOLDEN = Path(__file__).parent / "golden"
 MakeScripts = Callable[..., DataScripts]
@@ -76,16 +77,12 @@ def make_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeScripts
 def test_scripts_are_as_they_were_read_and_approved(
     cluster: str, kind: str, make_scripts: MakeScripts, tmp_path: Path
 ) -> None:
-    """RENEW_GOLDEN=1 writes them anew, to be read before they are committed."""
     scripts = make_scripts(
         load_profile(cluster, FULL[cluster] if kind == "full" else [PLAIN]), Path("/data/out")
     )
     for path in (scripts.array, scripts.merge):
         text = scripts.files[path].replace(str(tmp_path), "/work")
-        golden = GOLDEN / f"{cluster}-{kind}-{path.name.removeprefix('003-')}"
-        if os.environ.get("RENEW_GOLDEN"):
-            golden.write_text(text)
-        assert text == golden.read_text()
+        assert_is_approved(text, GOLDEN / f"{cluster}-{kind}-{path.name.removeprefix('003-')}")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -93,16 +90,9 @@ def test_scripts_are_as_they_were_read_and_approved(
 def test_a_script_gives_the_program_its_words_whatever_they_hold(
     cluster: str, name: str, make_scripts: MakeScripts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / f"here {name}"
-    venv = tmp_path / f"venv {name}"
-    (venv / "bin").mkdir(parents=True)
+    here, venv = tmp_path / f"here {name}", tmp_path / f"venv {name}"
     here.mkdir()
-    # Stands for a virtual environment whose python shows what it is given.
-    (venv / "bin" / "activate").write_text(f'PATH="{tmp_path}/stub:$PATH"')
-    stub = tmp_path / "stub" / "python"
-    stub.parent.mkdir()
-    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$PWD" "$LABEL" "$@"\n')
-    stub.chmod(0o755)
+    environment_that_shows(venv, tmp_path / "stub", "LABEL")
     monkeypatch.chdir(here)
     profile = load_profile(cluster).model_dump()
     profile |= {"environment": {"virtual_environment": str(venv)}, "environment_variables": {"LABEL": name}}

@@ -31,6 +31,7 @@ from retrieva_pretrain.launch.train import active_jobs, launch_run
 from retrieva_pretrain.launch.train_scripts import TrainScripts
 from retrieva_pretrain.launch.watch import stay_until_the_end
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.command import retrieva
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -286,21 +287,14 @@ def test_status_logs_and_cancel_answer_as_commands(tmp_path: Path) -> None:
         '{"kind": "train", "step": 7, "stage": 0, "seq_length": 16, "loss": 2.5, "tokens_per_second": 100.0}\n{"to'
     )
 
-    def retrieva(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "retrieva_pretrain", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run_here(*words: str) -> subprocess.CompletedProcess[str]:
+        return retrieva(*words, code=None, cwd=tmp_path)
 
-    shown = json.loads(retrieva("status", "mine", "--json").stdout)
+    shown = json.loads(run_here("status", "mine", "--json").stdout)
     assert (shown["step"], shown["loss"], shown["state"]) == (7, 2.5, "unknown")
-    assert "loss        2.5000" in retrieva("status", "runs/mine").stdout
-    assert "no job of this run waits or runs" in retrieva("cancel", "mine").stdout
-    missing = retrieva("logs", "nothing")
+    assert "loss        2.5000" in run_here("status", "runs/mine").stdout
+    assert "no job of this run waits or runs" in run_here("cancel", "mine").stdout
+    missing = run_here("logs", "nothing")
     assert missing.returncode == 1
     assert "known" not in missing.stderr
     assert "the name of a run in runs: mine" in missing.stderr

@@ -19,6 +19,7 @@ from retrieva_pretrain.launch.train import launch_run
 from retrieva_pretrain.launch.train_scripts import TrainScripts
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
+from tests.launch.approved import assert_is_approved, environment_that_shows
 
 GOLDEN = Path(__file__).parent / "golden_training"
 PLAIN = "environment={virtual_environment: /shared/venv}"
@@ -89,7 +90,6 @@ def make_scripts(
 def test_scripts_are_as_they_were_read_and_approved(
     cluster: str, kind: str, make_scripts: MakeScripts, tmp_path: Path
 ) -> None:
-    """RENEW_GOLDEN=1 writes them anew, to be read before they are committed."""
     profile = load_profile(cluster, FULL[cluster] if kind == "full" else [PLAIN])
     scripts = make_scripts(profile, 1 if cluster == "local" else 2)
     assert scripts.files == make_scripts(profile, 1 if cluster == "local" else 2).files
@@ -98,10 +98,7 @@ def test_scripts_are_as_they_were_read_and_approved(
         .replace(str(tmp_path), "/work")
         .replace(sys.executable, "/usr/bin/python3")
     )
-    golden = GOLDEN / f"{cluster}-{kind}{scripts.script.suffix}"
-    if os.environ.get("RENEW_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert_is_approved(text, GOLDEN / f"{cluster}-{kind}{scripts.script.suffix}")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -110,14 +107,8 @@ def test_a_script_gives_the_program_its_words_whatever_they_hold(
     cluster: str, name: str, make_scripts: MakeScripts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, venv = tmp_path / f"here {name}", tmp_path / f"venv {name}"
-    (venv / "bin").mkdir(parents=True)
     here.mkdir()
-    # Stands for a virtual environment whose python shows what it is given.
-    (venv / "bin" / "activate").write_text(f'PATH="{tmp_path}/stub:$PATH"')
-    stub = tmp_path / "stub" / "python"
-    stub.parent.mkdir()
-    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$PWD" "$LABEL" "$TMPDIR" "$@"\n')
-    stub.chmod(0o755)
+    environment_that_shows(venv, tmp_path / "stub", "LABEL", "TMPDIR")
     content = load_profile(cluster).model_dump()
     content |= {"environment": {"virtual_environment": str(venv)}, "scratch": f"/tmp/{name}"}
     content |= {"environment_variables": {"LABEL": name}}

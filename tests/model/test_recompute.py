@@ -12,6 +12,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
+from benchmarks.saved_activations import saved_bytes
 from retrieva_pretrain.model.build import build_model, wrap_model
 from retrieva_pretrain.model.recompute import set_recompute
 from retrieva_pretrain.recipe.loading import load_yaml
@@ -37,14 +38,8 @@ def trained(settings):
     return scores.loss, [p.main_grad.clone() for p in model.parameters()]
 
 def kept():
-    # Bytes that a forward pass keeps for its backward.
-    sizes = {}
-    def pack(tensor):
-        sizes[tensor.data_ptr()] = max(sizes.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
-        return tensor
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = model(input_ids=ids, scored_positions=positions, labels=batch.labels)
-    return sum(sizes.values())
+    arguments = dict(input_ids=ids, scored_positions=positions, labels=batch.labels)
+    return saved_bytes(lambda: model(**arguments), model.parameters())
 
 loss, gradients = trained({})
 everything, some = kept(), {}

@@ -19,9 +19,9 @@ VOCABULARY = 99_584
 
 # Many positions before few layers: what is counted is what the formulas name, not small change.
 MEASURE = """
-import gc, sys, weakref
 from pathlib import Path
 import torch
+from benchmarks.saved_activations import saved_bytes
 from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 from retrieva_pretrain.model.build import build_model, wrap_model
@@ -34,30 +34,6 @@ from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.distributed import initialize, shut_down
 
 VOCABULARY, SAMPLES = 1024, 3
-
-class Kept:
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-def saved(model, arguments):
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    for buffer in getattr(model, "buffers", []):
-        if hasattr(buffer, "param_data") and buffer.param_data is not None:
-            parameters.add(buffer.param_data.untyped_storage().data_ptr())
-    alive = weakref.WeakSet()
-    def keep(tensor):
-        kept = Kept(tensor)
-        alive.add(kept)
-        return kept
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-        loss, _ = model(**arguments)
-    gc.collect()
-    sizes = {}
-    for kept in alive:
-        storage = kept.tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            sizes[storage.data_ptr()] = storage.nbytes()
-    return sum(sizes.values())
 
 common = ["model.num_layers=4", "model.max_position_embeddings=512", *COMMON]
 started = False
@@ -81,7 +57,7 @@ for settings in SETTINGS:
         stage = recipe.curriculum[0].model_copy(
             update={"recompute_granularity": kind, "recompute_num_layers": layers})
         set_recompute(model, stage)
-        found = saved(model, arguments)
+        found = saved_bytes(lambda: model(**arguments), model.parameters())
         planned = SAMPLES * (
             kept_by_layers(stage, one, recipe.model.num_layers) + one.embedding + one.head + one.logits)
         print(settings, kind, layers, f"{planned / found:.3f}")

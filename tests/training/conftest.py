@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from data_prep.tokenizer import Tokenizer
 from retrieva_pretrain.launch.torchrun import start, torchrun_command
 from retrieva_pretrain.report.metrics import read_metrics
+from tests.command import retrieva
 from tests.waiting import PATIENCE, wait_until
 
 RECIPE = """
@@ -88,14 +88,7 @@ class World:
 
     def refused(self, *overrides: str) -> str:
         """Start a training that must be refused, in one process; return its message."""
-        done = subprocess.run(
-            [sys.executable, "-m", "retrieva_pretrain", "train", str(self.recipe), *overrides],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 1, f"exit {done.returncode}: {done.stdout}{done.stderr}"
+        done = retrieva("train", self.recipe, *overrides, code=1)
         assert "Traceback" not in done.stderr
         return done.stderr
 

@@ -19,12 +19,16 @@ pytestmark = pytest.mark.engine
 SHORT = [f"curriculum.{stage}.train_iters=1" for stage in range(4)]
 
 
+@pytest.fixture
+def large(world: World, small_tokenizer: Tokenizer) -> Path:
+    """A corpus with one document more than is worked out in memory."""
+    prefix = world.folder / "data" / "large"
+    write_large_corpus(prefix, small_tokenizer, IN_MEMORY_DOCUMENTS + 1)
+    return prefix
+
+
 @pytest.mark.slow
-def test_one_process_of_a_run_makes_the_index_and_a_restart_finds_it(
-    world: World, small_tokenizer: Tokenizer
-) -> None:
-    large = world.folder / "data" / "large"
-    write_large_corpus(large, small_tokenizer, IN_MEMORY_DOCUMENTS + 1)
+def test_one_process_of_a_run_makes_the_index_and_a_restart_finds_it(world: World, large: Path) -> None:
     overrides = [*SHORT, f"data.blend.0.path={large}"]
     world.train(*overrides, processes=2)
     files = {path: path.stat().st_mtime_ns for path in large.parent.glob("large.*.index")}
@@ -43,11 +47,7 @@ def test_one_process_of_a_run_makes_the_index_and_a_restart_finds_it(
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_write_its_index_is_refused_in_one_message(
-    world: World, small_tokenizer: Tokenizer
-) -> None:
-    large = world.folder / "data" / "large"
-    write_large_corpus(large, small_tokenizer, IN_MEMORY_DOCUMENTS + 1)
+def test_a_run_that_cannot_write_its_index_is_refused_in_one_message(world: World, large: Path) -> None:
     overrides = [f"data.blend.0.path={large}"]
     if os.geteuid() == 0:
         overrides.append("data.index_dir=/proc")  # the only folder that root may not write to

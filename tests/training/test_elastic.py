@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,9 +79,7 @@ def test_a_run_goes_on_with_another_number_of_processes_and_micro_batches(world:
     # Killed as soon as the checkpoint at the end of the first stage is there.
     process = world.start("name=moved", *settings, processes=2)
     checkpoint = world.folder / "runs" / "moved" / "checkpoints" / "step_0000006"
-    while not checkpoint.is_dir():
-        assert process.poll() is None
-        time.sleep(0.02)
+    world.wait_until("a checkpoint", checkpoint.is_dir, process)
     kill_tree(process)
     moved = world.train(
         "name=moved",

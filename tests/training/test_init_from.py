@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieva_pretrain.training.run_folder import RunFolder
-from tests.export.conftest import retrieva
+from tests.command import retrieva
 
 if TYPE_CHECKING:
     from tests.training.conftest import World

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,22 +16,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.engine
 
 
-def steps_taken(world: World, name: str) -> int:
-    path = world.folder / "runs" / name / "metrics.jsonl"
-    if not path.exists():
-        return 0
-    return max((r["step"] for r in world.metrics(name) if r["kind"] == "train"), default=0)
-
-
 def test_a_run_killed_at_random_steps_repeats_the_undisturbed_losses_to_the_bit(world: World) -> None:
     undisturbed = {r["step"]: r for r in world.train("name=undisturbed") if r["kind"] == "train"}
     # One kill in the first stage, one in a later one: the resume crosses stage boundaries too.
     total = len(undisturbed)
     for target in (random.randint(3, 7), random.randint(10, 17)):
         process = world.start("name=killed")
-        while steps_taken(world, "killed") < target:
-            assert process.poll() is None, (world.folder / "train.log").read_text()[-4000:]
-            time.sleep(0.02)
+        world.wait_until("a step", partial(world.has_taken, target, "killed"), process)
         kill_tree(process)
     records = world.train("name=killed")
     resumed = {r["step"]: r for r in records if r["kind"] == "train"}

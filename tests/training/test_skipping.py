@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +42,8 @@ def test_skipped_steps_are_the_same_after_a_kill_and_their_documents_are_logged(
     skipped = [step for step, record in undisturbed.items() if record["skipped"]]
     assert 1 <= len(skipped) < len(undisturbed) - 4, skipped
     process = world.start("name=killed", *NARROW, "checkpoint.async_save=false")
-    metrics = world.folder / "runs" / "killed" / "metrics.jsonl"
     target = random.randint(skipped[0], len(undisturbed) - 2)
-    while not (metrics.exists() and f'"step": {target},' in metrics.read_text()):
-        assert process.poll() is None, (world.folder / "train.log").read_text()[-3000:]
-        time.sleep(0.02)
+    world.wait_until("a step", lambda: world.has_taken(target, "killed"), process)
     kill_tree(process)
     resumed = steps_of(world.train("name=killed", *NARROW))
     for step, record in undisturbed.items():

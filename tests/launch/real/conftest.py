@@ -257,6 +257,13 @@ def _running(
         shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.fixture(params=["slurm", "grid_engine"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each of the schedulers in turn, started for the test."""
+    request.getfixturevalue(request.param)
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def _slurm_cluster() -> Iterator[Daemons]:
     _need(PACKAGES, lambda: all(map(shutil.which, PROGRAMS)))

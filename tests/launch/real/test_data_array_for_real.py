@@ -74,7 +74,6 @@ def failing_once(profile: ClusterProfile, folder: Path, index: int) -> ClusterPr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
 def test_an_array_of_which_one_task_failed_and_ran_again_gives_the_bytes_of_a_local_build(
     kind: str,
     request: pytest.FixtureRequest,

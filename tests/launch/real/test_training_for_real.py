@@ -58,14 +58,11 @@ def outcomes(run: RunFiles) -> list[str]:
     return [a.end.outcome if a.end else "open" for a in read_history(run.attempts).attempts]
 
 
-@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
 def test_a_run_is_requeued_at_its_time_limit_until_the_recipe_is_done(
     kind: str,
-    request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
 ) -> None:
-    request.getfixturevalue(kind)
     nodes = 2 if kind == "slurm" else 1
     launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind), nodes=nodes)
     status = ended(launched.run)
@@ -86,14 +83,11 @@ def test_a_run_is_requeued_at_its_time_limit_until_the_recipe_is_done(
         launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind), nodes=nodes)
 
 
-@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
 def test_where_no_requeue_is_allowed_every_job_submits_the_next_one(
     kind: str,
-    request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
 ) -> None:
-    request.getfixturevalue(kind)
     launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind, "training.goes_on=follow_up"))
     assert ended(launched.run).state == "done", told(launched.run)
     jobs = [record.job_id for record in read_records(launched.run.records)]
@@ -104,14 +98,11 @@ def test_where_no_requeue_is_allowed_every_job_submits_the_next_one(
     assert len(jobs) == len(history) + 1
 
 
-@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
 def test_jobs_that_were_submitted_ahead_take_over_from_each_other_and_the_rest_leave_the_queue(
     kind: str,
-    request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
 ) -> None:
-    request.getfixturevalue(kind)
     launched = launch_run(small_recipe(steps=STEPS[kind]), profile_of(kind), jobs=12)
     assert ended(launched.run).state == "done", told(launched.run)
     jobs = [record.job_id for record in read_records(launched.run.records)]
@@ -121,7 +112,6 @@ def test_jobs_that_were_submitted_ahead_take_over_from_each_other_and_the_rest_l
     assert [attempt.start.job_id for attempt in history] == jobs[: len(history)], told(launched.run)
 
 
-@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("refused", "model.num_layers: cannot be so"), ("memory", "out of memory, rank")],
@@ -130,11 +120,9 @@ def test_what_a_retry_cannot_mend_stops_the_run_and_says_why(
     kind: str,
     name: str,
     reason: str,
-    request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
 ) -> None:
-    request.getfixturevalue(kind)
     launched = launch_run(small_recipe(name), profile_of(kind, "training.goes_on=follow_up"))
     status = ended(launched.run)
     assert status.state == "stopped", told(launched.run)
@@ -181,14 +169,11 @@ def test_a_requeue_from_outside_and_a_kill_are_counted_and_survived(
     assert read_history(launched.run.attempts).attempts[1].start.step >= 10
 
 
-@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
 def test_a_cancelled_run_saves_leaves_the_queue_and_can_be_launched_again_with_other_nodes(
     kind: str,
-    request: pytest.FixtureRequest,
     stand_in: None,
     small_recipe: Callable[..., Recipe],
 ) -> None:
-    request.getfixturevalue(kind)
     profile = profile_of(kind, "walltime=00:20:00", 'training.leave_before_end="00:00:10"')
     recipe = small_recipe(steps=150)
     launched = launch_run(recipe, profile)
@@ -226,11 +211,7 @@ def test_a_job_that_waits_is_shown_with_its_reason_and_leaves_the_queue_when_can
     assert run_status(launched.run).state == "cancelled"
 
 
-@pytest.mark.parametrize("kind", ["slurm", "grid_engine"])
-def test_a_preflight_measures_the_nodes_of_a_cluster(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    request.getfixturevalue(kind)
+def test_a_preflight_measures_the_nodes_of_a_cluster(kind: str, tmp_path: Path) -> None:
     nodes = 2 if kind == "slurm" else 1
     planned = plan_preflight(profile_of(kind), tmp_path / "preflight", nodes=nodes)
     result = wait_for_result(planned, submit_preflight(planned), print)
