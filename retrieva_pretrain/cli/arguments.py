@@ -12,3 +12,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key.path=value: changes to single fields of the file.", metavar="[KEY=VALUE]..."),
 ]
+
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer", help="The SentencePiece model, where it is not found by itself.", show_default=False
+    ),
+]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrieva_pretrain.cli.arguments import TokenizerFile
 from retrieva_pretrain.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def evaluate(
         int | None,
         typer.Option("--step", help="Of a run: the step of the checkpoint; the newest by default."),
     ] = None,
+    tokenizer: TokenizerFile = None,
     output: Annotated[
         Path, typer.Option("--output", help="Where results are kept; finished ones are not run again.")
     ] = Path("evaluations"),
@@ -100,7 +102,7 @@ def evaluate(
     refuse_missing_packages()
     evaluation = Evaluation(
         [
-            find_encoder(_exported(encoder, step, output), trust_remote_code=trust_remote_code)
+            find_encoder(_exported(encoder, step, tokenizer, output), trust_remote_code=trust_remote_code)
             for encoder in encoders
         ],
         tasks,
@@ -133,7 +135,7 @@ def evaluate(
         )
 
 
-def _exported(encoder: str, step: int | None, output: Path) -> str:
+def _exported(encoder: str, step: int | None, tokenizer: Path | None, output: Path) -> str:
     """Return the encoder's folder; a run's checkpoint is exported beside the results first, once."""
     run = Path(encoder)
     if not (run / "checkpoints").is_dir():
@@ -154,7 +156,7 @@ def _exported(encoder: str, step: int | None, output: Path) -> str:
         from retrieva_pretrain.export.export import export
 
         typer.echo(f"exporting step {step:,} of {run} to {out}", err=True)
-        export(run, out, status=lambda _: nullcontext(), step=step)
+        export(run, out, status=lambda _: nullcontext(), step=step, tokenizer=tokenizer)
     return str(out)
 
 

@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-TokenizerFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--tokenizer", help="The SentencePiece model, where it is not found by itself.", show_default=False
-    ),
-]
+from retrieva_pretrain.cli.arguments import TokenizerFile
 
 
 def export(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from data_prep.tokenizer import Tokenizer
 from tests.command import retrieva
 from tests.evaluation.conftest import jglue  # noqa: F401 (a fixture)
+from tests.export.conftest import refused
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -36,3 +39,22 @@ def test_a_checkpoint_is_exported_and_evaluated_on_every_task_by_one_command(
     retrieva("export", saved, out, "--scores", output / name / "scores.md", "--language", "ja,en")
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"| {name} |" in card and "language:\n- ja\n- en\n" in card
+
+
+def test_a_run_whose_tokenizer_has_moved_is_evaluated_with_the_one_that_is_named(
+    saved: Path,
+    small_tokenizer: Tokenizer,
+    jglue: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(saved, moved)
+    recipe = (moved / "recipe.yaml").read_text(encoding="utf-8")
+    (moved / "recipe.yaml").write_text(
+        recipe.replace(str(small_tokenizer.path), "gone.model"), encoding="utf-8"
+    )
+    trial = ("--lr", "1e-3", "--epochs", "1", "--max-steps", "1", "--max-examples", "8", "--task", "jcqa")
+    arguments = ("evaluate", moved, "--data", jglue, "--output", tmp_path / "evaluations", *trial)
+    message = refused(*arguments)
+    assert "gone.model" in message and "--tokenizer FILE" in message
+    retrieva(*arguments, "--tokenizer", small_tokenizer.path)
