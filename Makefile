@@ -53,11 +53,11 @@ demo: setup
 	$(BIN)/retrieva demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 -m 'not slow'
 
 # One more than cores: those with a real scheduler mostly wait, and are kept to one worker.
 test-slow: setup
-	$(BIN)/python -m pytest -n $$(( $(WORKERS) + 1 )) --dist loadgroup -m slow
+	$(BIN)/python -m pytest -n $$(( $(WORKERS) + 1 )) --dist loadgroup --durations 25 -m slow
 
 # The newest first: a slow test reads checkpoints that it has written.
 test-all: test-latest test-slow
