@@ -47,11 +47,11 @@ CORPORA: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 NEXT_STEPS = """
-On your own data, next (docs: README.md, "From the demo to the 1.3 B model"):
+On your own data, next, with .venv/bin on the PATH (README.md: "Your own run in ten minutes"):
 
   retrieva data build {recipes}/corpora/llm_jp_cc.yaml --output data 'files=[/your/files/*.jsonl.gz]' tokenizer.model=/your/tokenizer.model
-  retrieva plan {recipes}/retrievabert-1.3b.yaml --gpus 32
-  torchrun --nproc-per-node 4 -m retrieva_pretrain train {recipes}/retrievabert-1.3b.yaml
+  retrieva plan {recipes}/retrievabert-1.3b.yaml --gpus 32 'data.blend=[{{path: data/ja_cc}}]' tokenizer.model=/your/tokenizer.model
+  torchrun --nproc-per-node 4 -m retrieva_pretrain train {recipes}/retrievabert-1.3b.yaml 'data.blend=[{{path: data/ja_cc}}]' tokenizer.model=/your/tokenizer.model
 """
 
 
@@ -76,7 +76,8 @@ def run_demo() -> None:
     page = _draw(run)
     console.rule("6. The model for Hugging Face's transformers, and a mask it fills")
     exported = _export(console, run)
-    console.print(f"\n{page} {exported} The whole demo took {(time.monotonic() - started) / 60:.1f} minutes.")
+    took = f"The whole demo took {(time.monotonic() - started) / 60:.1f} minutes."
+    console.print(f"\n{page}\n{exported}\n{took}", soft_wrap=True)
     console.print(
         NEXT_STEPS.format(recipes=_short(recipes_folder())), soft_wrap=True, highlight=False, markup=False
     )
@@ -173,7 +174,7 @@ def _export(console: Console, run: Path) -> str:
     _, parity, _ = export(run, out, status=console.status)
     console.print(
         f"{out}: the largest logit is {parity.largest_logit:.3g}, and no logit differs from the trained model's by more"
-        f" than {parity.largest_difference:.2g}",
+        f" than {parity.difference_bound}",
         soft_wrap=True,
     )
     console.print(f'$ retrieva fill-mask {out} "{PROMPT}"', style="bold", soft_wrap=True, highlight=False)

@@ -57,7 +57,7 @@ def export(
     )
     console.print(
         f"{out}: step {source.step:,} of {run}. Logits of the trained and the exported model differ by at most"
-        f" {parity.largest_difference:.2g} where the largest is {parity.largest_logit:.3g}, on {parity.positions:,}"
+        f" {parity.difference_bound} where the largest is {parity.largest_logit:.3g}, on {parity.positions:,}"
         f" positions; the tokenizers agree on {ids.tokens:,} tokens"
         + (f", {len(ids.ties)} ties of equal score aside." if ids.ties else "."),
         soft_wrap=True,

@@ -54,6 +54,12 @@ def find_encoder(source: str, *, trust_remote_code: bool = False) -> Encoder:
     if not folder.exists():
         if source.count("/") > 1 or source.startswith((".", "/", "~")):
             raise EvaluationError(f"{source}: no such folder")
+        # The Hub would be asked for half a minute about what is a mistyped run.
+        if "/" in source and folder.parent.is_dir():
+            there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+            raise EvaluationError(
+                f"{source}: no such folder; in {folder.parent} there are: {', '.join(there[:20]) or 'none'}"
+            )
         return Encoder(source, source, source, trust_remote_code)
     if not (folder / "config.json").is_file():
         raise EvaluationError(

@@ -6,6 +6,7 @@ Both have the exported bf16 weights in fp32 and run on the CPU, one after the ot
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ class ParityReport:
     largest_difference: float
     ties: int
     """Positions whose two largest logits are closer than twice the tolerance, and whose order differs."""
+
+    @property
+    def difference_bound(self) -> str:
+        """The largest difference in two digits, rounded up: what is said to be a bound must be one."""
+        return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(self.largest_difference)):.2g}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures under their names."""

@@ -95,10 +95,10 @@ def _costs(plan: Plan) -> list[RenderableType]:
 
 def _operations(plan: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", justify="right")
-    for heading in ("GFLOPs/token", "body", "attention", "head"):
+    table.add_column("stage", justify="right", no_wrap=True, min_width=5)
+    for heading in ("GFLOPs/tok", "body", "attention", "head"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in (f"time at {plan.mfu:.0%} MFU", "range"):
+    for heading in (f"at {plan.mfu:.0%} MFU", "range"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in plan.stages:
         if stage.cost is None:

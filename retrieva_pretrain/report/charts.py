@@ -187,8 +187,9 @@ class _Drawing:
                 rows.append({"from": start / self.scale, "to": min(end, run.tokens) / self.scale,
                              "label": f"{stage.seq_length:,}", "odd": index % 2})  # fmt: skip
         for row in rows:
-            # No room for a number where a stage is narrower than the number.
-            row["label"] = row["label"] if row["to"] - row["from"] > 0.06 * rows[-1]["to"] else ""
+            # No room for a word, or for a number, where a stage is narrower than that.
+            share = (row["to"] - row["from"]) / rows[-1]["to"]
+            row["label"] = f"length {row['label']}" if share > 0.25 else row["label"] if share > 0.06 else ""
             row["middle"] = (row["from"] + row["to"]) / 2
         x = {"field": "from", "type": "quantitative"}
         return [

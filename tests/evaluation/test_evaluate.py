@@ -98,6 +98,12 @@ def test_the_real_files_are_trained_on(encoder: Path, tmp_path: Path) -> None:
     assert 0.05 < scores["jcqa"]["accuracy"] < 0.6
 
 
+def test_a_mistyped_run_is_not_asked_of_the_hub(jglue: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "small").mkdir(parents=True)
+    done = retrieva("evaluate", "runs/smal", "--data", jglue, code=1, cwd=tmp_path)
+    assert "runs/smal: no such folder; in runs there are: small" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,10 @@ def test_weights_that_are_wrong_are_seen(
     for name, directory in (("right", exported), ("wrong", wrong)):
         (tmp_path / f"{name}-logits").mkdir()
         write_exported_logits(directory, made, tmp_path / f"{name}-logits")
-    assert compare(made, tmp_path / "right-logits", tmp_path / "right-logits").largest_difference == 0
+    same = compare(made, tmp_path / "right-logits", tmp_path / "right-logits")
+    assert same.largest_difference == 0 and same.difference_bound == "0"
+    # What is said to be a bound is one.
+    assert replace(same, largest_difference=1.049e-5).difference_bound == "1.1e-05"
     with pytest.raises(ParityError, match="Nothing was published"):
         compare(made, tmp_path / "right-logits", tmp_path / "wrong-logits")
 
