@@ -47,7 +47,7 @@ CORPORA: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 NEXT_STEPS = """
-On your own data, next, with .venv/bin on the PATH (README.md: "Your own run in ten minutes"):
+On your own data, next, with .venv/bin on the PATH (docs: README.md, "From the demo to the 1.3 B model"):
 
   retrieva data build {recipes}/corpora/llm_jp_cc.yaml --output data 'files=[/your/files/*.jsonl.gz]' tokenizer.model=/your/tokenizer.model
   retrieva plan {recipes}/retrievabert-1.3b.yaml --gpus 32 'data.blend=[{{path: data/ja_cc}}]' tokenizer.model=/your/tokenizer.model
