@@ -148,6 +148,10 @@ Medians of {SAVES} saves and {STEPS} or more steps. The model has {parameters / 
 | `async_save: true` | {median(saves, "seconds"):.2f} | {median(saves, "stall_seconds"):.2f} | \
 {statistics.median(beside):.3f} while one is written |
 | `async_save: false` | {median(held, "seconds"):.2f} | {median(held, "stall_seconds"):.2f} | |
+
+A save beside the training holds the loop for {median(saves, "stall_seconds") / median(held, "stall_seconds"):.2f} of the time that a save in its way does, and steps take
+{statistics.median(beside) / statistics.median(alone):.2f} of their time while it is written: here the writers take the very CPUs that train. On a GPU they would take
+those of the host; that was not measured.
 """
 
 
