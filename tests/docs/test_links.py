@@ -70,7 +70,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    page = (tmp_path / "site" / "reference" / "recipe" / "index.html").read_text(encoding="utf-8")
+    page = (tmp_path / "site" / "reference" / "recipe.html").read_text(encoding="utf-8")
     assert "masking_probability" in page
     fetched = re.findall(r'<(?:script|link)[^>]+(?:src|href)="(https?://[^"]+)"', page)
     assert not fetched, "the site fetches nothing from elsewhere"
