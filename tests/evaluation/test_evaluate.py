@@ -61,6 +61,7 @@ def test_all_five_kinds_of_task_are_learnt_and_finished_points_are_not_run_again
 TRIAL = ("--lr", "1e-3,1e-4", "--epochs", "1", "--max-steps", "2", "--max-examples", "40")
 
 
+@pytest.mark.slow
 def test_several_encoders_stand_in_one_table_and_results_of_another_model_are_refused(
     encoder: Path, jglue: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def gone(workers: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(workers, timeout=120)[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_others_with_their_stacks(world: World) -> None:
     process, workers = begin(world, "faults.step_timeout=15")
     hanging = random.choice([0, 1])
