@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieva_pretrain.exit_codes import DONE, FAILED, REQUEUE
+from retrieva_pretrain.json_files import read_mapping
 from retrieva_pretrain.redaction import redacted
 
 FILE = "exit.json"
@@ -56,8 +57,4 @@ def write_outcome(run: Path, reason: str, *, step: int | None, message: str) -> 
 
 def read_outcome(run: Path) -> dict[str, Any] | None:
     """Return how the last training of a run ended; None where it runs, was killed, or never was."""
-    try:
-        content = json.loads((run / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    return read_mapping(run / FILE)

@@ -330,16 +330,17 @@ def outputs() -> dict[Path, str]:
 
 def main() -> int:
     """Write the files, or with --check only compare them."""
+    files = outputs()
     stale = [
         path
-        for path, content in outputs().items()
+        for path, content in files.items()
         if not path.is_file() or path.read_text(encoding="utf-8") != content
     ]
     for path in stale:
         print(f"{'stale' if '--check' in sys.argv else 'written'}: {path.relative_to(REPOSITORY)}")
         if "--check" not in sys.argv:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(outputs()[path], encoding="utf-8")
+            path.write_text(files[path], encoding="utf-8")
     return 1 if stale and "--check" in sys.argv else 0
 
 

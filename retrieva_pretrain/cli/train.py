@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,7 +53,7 @@ def train(
     from retrieva_pretrain.recipe.schema import Recipe
     from retrieva_pretrain.training.prepare import prepare, prepare_dry_run
     from retrieva_pretrain.training.profiled_steps import ProfiledSteps
-    from retrieva_pretrain.training.run_lock import hold_run
+    from retrieva_pretrain.training.run_lock import hold_run, is_first_process
 
     limit = parse_duration(exit_before) if exit_before is not None else None
     # What can be refused is refused before torch takes its seconds to load.
@@ -67,7 +66,7 @@ def train(
     steps = ProfiledSteps.parse(profile, content) if profile is not None else None
     run = prepare(content)
     with hold_run(run.folder):
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             record_base(run.folder.path, recipe, overrides or [])
         from retrieva_pretrain.platform.quiet import quiet_upstream
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.whole_files import write_whole
 from retrieva_pretrain.errors import LaunchError
+from retrieva_pretrain.json_files import read_mapping
 from retrieva_pretrain.launch.node import Meeting
 from retrieva_pretrain.launch.nodes import start_nodes
 from retrieva_pretrain.launch.outcome import failure_report, judge
@@ -150,7 +151,7 @@ def wait_for_result(
     if preflight.spec.profile.scheduler == "local":
         ask_seconds = 1
     said, gone, ask_at = "", False, -math.inf
-    while (result := _read(preflight.folder / RESULT)) is None:
+    while (result := read_mapping(preflight.folder / RESULT)) is None:
         if time.monotonic() >= ask_at:
             states = preflight.scheduler.states([job]).get(job, {})
             was_gone, gone = gone, not any(state.is_active for state in states.values())
@@ -198,11 +199,3 @@ def _give_time(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def _why(files: RunFiles) -> str:
     logs = sorted(files.logs.glob("001-preflight*.log"))
     return (read_tail(logs[-1], 3000) if logs else "") or f"there is no log in {files.logs}"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) else None

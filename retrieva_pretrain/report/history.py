@@ -5,7 +5,6 @@ A run may be training at this moment: nothing is locked, a line that is still be
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from retrieva_pretrain.errors import RetrievaError
+from retrieva_pretrain.json_files import read_mapping
 from retrieva_pretrain.launch.attempts import Attempt, read_history
 from retrieva_pretrain.outcome import read_outcome
 from retrieva_pretrain.recipe.loading import load_yaml
@@ -139,7 +139,7 @@ def read_run(folder: Path) -> RunHistory:
         seconds_taken_again=records.seconds_taken_again,
         lines_left_out=records.left_out,
         outcome=read_outcome(folder),
-        identity=_identity(folder / "identity.json"),
+        identity=read_mapping(folder / "identity.json"),
     )
     run.evaluations = [_evaluation(run, record) for record in records.evaluations.values()]
     run.evaluations.sort(key=lambda e: (e.step, e.seq_length))
@@ -276,11 +276,3 @@ def _moment(time: object) -> datetime:
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
     except ValueError:
         return _BEFORE_ALL
-
-
-def _identity(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

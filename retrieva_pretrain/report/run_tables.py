@@ -24,6 +24,8 @@ from retrieva_pretrain.report.settings import Base, compare_with_base, shown_rec
 from retrieva_pretrain.report.table import NONE, Table, count
 
 _MOST_ROWS = 200
+Epochs = tuple[str, float | None, float | None, int | None]
+"""A corpus's name, epochs planned, epochs read so far, and tokens read so far; None where not known."""
 
 
 @dataclass
@@ -52,6 +54,7 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
         RecipeError: `base` cannot be read.
     """
     data, problem = _data(run)
+    epochs = _epochs(run, data)
     notes = [problem] if problem else []
     if run.recipe is None:
         notes.append(
@@ -65,9 +68,9 @@ def run_tables(run: RunHistory, base: Path | None) -> RunTables:
         notes.append(f"Lines of metrics.jsonl that are not whole were left out: {run.lines_left_out:,}.")
     return RunTables(
         figures=_figures(run),
-        plan=_plan(run, data),
+        plan=_plan(run, data, epochs),
         stages=_stages(run),
-        corpora=_corpora(run, data),
+        corpora=_corpora(run, data, epochs),
         events=_events(run),
         base=compare_with_base(run, run.recipe, base) if run.recipe is not None else None,
         recipe="" if run.recipe is None else write_text(shown_recipe(run.recipe)),
@@ -89,9 +92,8 @@ def _figures(run: RunHistory) -> list[tuple[str, str]]:
         ("tokens_per_second", "tokens/s, median", "{:,.0f}"),
         ("mfu", "MFU, median", "{:.1%}"),
     ):
-        values = run.figures[name][np.isfinite(run.figures[name])]
-        if len(values):
-            figures.append((title, shown.format(float(np.median(values)))))
+        if (median := _median(run.figures[name], shown)) != NONE:
+            figures.append((title, median))
     figures.append(("skipped steps", f"{sum(e.kind == 'skipped' for e in run.events):,}"))
     figures.append(("restarts", f"{sum(e.kind == 'restart' for e in run.events):,}"))
     if run.world_size:
@@ -99,7 +101,7 @@ def _figures(run: RunHistory) -> list[tuple[str, str]]:
     return figures
 
 
-def _plan(run: RunHistory, data: DataPlan | None) -> Table:
+def _plan(run: RunHistory, data: DataPlan | None, read: list[Epochs]) -> Table:
     """Time, tokens and steps as they were planned, for where the run stands and for its end, beside what happened."""
     seconds = float(np.nansum(run.figures["step_seconds"]))
     rows: list[list[str]] = []
@@ -128,7 +130,7 @@ def _plan(run: RunHistory, data: DataPlan | None) -> Table:
         rows.append(
             ["time in steps lost and taken again", NONE, format_duration(run.seconds_taken_again), ""]
         )
-    for name, planned_epochs, epochs, _ in _epochs(run, data):
+    for name, planned_epochs, epochs, _ in read:
         if planned_epochs is not None and epochs is not None:
             rows.append(
                 [
@@ -186,10 +188,8 @@ def _data(run: RunHistory) -> tuple[DataPlan | None, str]:
         return None, other
 
 
-def _epochs(
-    run: RunHistory, data: DataPlan | None
-) -> list[tuple[str, float | None, float | None, int | None]]:
-    """Return each corpus's name, epochs planned, epochs read so far, and tokens read so far; None where not known."""
+def _epochs(run: RunHistory, data: DataPlan | None) -> list[Epochs]:
+    """Return how often each corpus is to be read and has been; nothing where the corpora are not known."""
     if data is None or run.recipe is None:
         return []
     read: list[int | None] = [None] * len(data.corpora)
@@ -246,7 +246,7 @@ def _median(values: Any, shown: str) -> str:
     return shown.format(float(np.median(known))) if len(known) else NONE
 
 
-def _corpora(run: RunHistory, data: DataPlan | None) -> Table | None:
+def _corpora(run: RunHistory, data: DataPlan | None, read: list[Epochs]) -> Table | None:
     """The corpora with the fingerprints that the run was begun with."""
     blend = ((run.identity or {}).get("data") or {}).get("blend") or []
     marks = [str(entry.get("path", "")) for entry in blend if isinstance(entry, dict)]
@@ -254,7 +254,6 @@ def _corpora(run: RunHistory, data: DataPlan | None) -> Table | None:
     if run.recipe is None and not marks:
         return None
     paths = [entry.path for entry in run.recipe.data.blend] if run.recipe else marks
-    read = _epochs(run, data)
     rows = []
     for number, path in enumerate(paths):
         name, _, mark = marks[number].partition(" ") if number < len(marks) else (PurePath(path).name, "", "")

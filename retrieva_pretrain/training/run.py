@@ -5,7 +5,6 @@ torchrun --nproc-per-node 4 -m retrieva_pretrain train recipes/retrievabert-1.3b
 
 from __future__ import annotations
 
-import os
 import platform as python_platform
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -33,6 +32,7 @@ from retrieva_pretrain.training.prepare import PreparedRun
 from retrieva_pretrain.training.profiled_steps import ProfiledSteps
 from retrieva_pretrain.training.profiling import StepProfiler
 from retrieva_pretrain.training.resume import resume
+from retrieva_pretrain.training.run_lock import is_first_process
 from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.step import Stepper
 from retrieva_pretrain.training.stopping import Stopped, StopRequests
@@ -51,7 +51,7 @@ def train(
     Returns the exit code: `DONE`, or `REQUEUE` where the run was asked to stop, has saved and can be started again.
     """
     recipe, folder = run.recipe, run.folder.path
-    before = forget_outcome(folder) if os.environ.get("RANK", "0") == "0" else None
+    before = forget_outcome(folder) if is_first_process() else None
     stop_requests = StopRequests(exit_before)
     ranks = distributed.initialize(recipe)
     watchdog = Watchdog(

@@ -25,6 +25,11 @@ from retrieva_pretrain.training.run_folder import RunFolder
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the run's processes, or the only one; known before torch is loaded."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def hold_run(folder: RunFolder) -> Iterator[None]:
     """Hold a run for this training: its first process takes the lock, the others do nothing.
@@ -32,7 +37,7 @@ def hold_run(folder: RunFolder) -> Iterator[None]:
     Raises:
         RunIsHeldError: another training is at work there; the message names its machine and process.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         yield
         return
     folder.path.mkdir(parents=True, exist_ok=True)

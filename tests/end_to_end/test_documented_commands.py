@@ -65,14 +65,14 @@ def folder(tmp_path: Path, small_tokenizer: Tokenizer, jglue: Path, encoder: Pat
         (programs / name).chmod(0o755)
     run("retrieva data samples raw", tmp_path)
     disk = tmp_path / "disk"
-    for source, at in {
-        "ja_cc": ("ja_cc", "llm-jp-corpus-v2/ja_cc"),
-        "refinedweb": ("falcon-refinedweb/data",),
-        "the_stack": ("the-stack",),
+    for place, source in {
+        "ja_cc": "ja_cc",
+        "llm-jp-corpus-v2/ja_cc": "ja_cc",
+        "falcon-refinedweb/data": "refinedweb",
+        "the-stack": "the_stack",
     }.items():
-        for place in at:
-            (disk / place).parent.mkdir(parents=True, exist_ok=True)
-            (disk / place).symlink_to(tmp_path / "raw" / source)
+        (disk / place).parent.mkdir(parents=True, exist_ok=True)
+        (disk / place).symlink_to(tmp_path / "raw" / source)
     (disk / "wikipedia").mkdir()
     for dump in (tmp_path / "raw").glob("*_wiki/*"):
         (disk / "wikipedia" / dump.name).symlink_to(dump)
@@ -80,7 +80,7 @@ def folder(tmp_path: Path, small_tokenizer: Tokenizer, jglue: Path, encoder: Pat
 
 
 def at_home(text: str, folder: Path) -> str:
-    return text.replace("/data/", f"{folder / 'disk'}/", 1) if "/data/" in text else text
+    return text.replace("/data/", f"{folder / 'disk'}/", 1)
 
 
 def as_run(command: str, folder: Path, number: int) -> str:
