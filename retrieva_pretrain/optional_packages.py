@@ -11,7 +11,6 @@ from retrieva_pretrain.recipe.schema import Recipe
 _MODULES = {
     "Transformer Engine": "transformer_engine.pytorch",
     "Apex": "apex.optimizers",
-    "Apex's fused weight gradients": "fused_weight_gradient_mlp_cuda",
     "Apex's fused softmax": "scaled_masked_softmax_cuda",
 }
 _SHOWN = ("Transformer Engine", "Apex")
@@ -30,10 +29,6 @@ def refuse_missing_packages(recipe: Recipe) -> None:
             "Transformer Engine",
         ),
         "kernels.masked_softmax_fusion": (recipe.kernels.masked_softmax_fusion, "Apex's fused softmax"),
-        "kernels.gradient_accumulation_fusion": (
-            recipe.kernels.gradient_accumulation_fusion,
-            "Apex's fused weight gradients",
-        ),
     }
     for field, (is_wanted, package) in wanted.items():
         if is_wanted and not _has(_MODULES[package]):

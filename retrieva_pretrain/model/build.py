@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.model.initialization import draw_initial_weights
-from retrieva_pretrain.model.layers import layer_spec
+from retrieva_pretrain.model.layers import document_attention, layer_spec
 from retrieva_pretrain.model.masked_lm import MaskedLanguageModel
+from retrieva_pretrain.recipe.kernels import ResolvedKernels, resolve_kernels
 from retrieva_pretrain.recipe.schema import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -29,6 +32,7 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
     micro-batches. `changes` override single fields (tests build on the meta device with them).
     """
     dtype = DTYPES[recipe.precision]
+    kernels = kernels_here(recipe)
     fields: dict[str, Any] = {
         "num_layers": recipe.model.num_layers,
         "hidden_size": recipe.model.hidden_size,
@@ -59,15 +63,38 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "embedding_init_method": _leave_alone,
         # Megatron's Adam keeps fp32 master weights; attention scores are normalised in fp32.
         "attention_softmax_in_fp32": True,
-        # Off unless asked for: the last two need Apex and a GPU and have not been run with this model.
-        "bias_activation_fusion": recipe.kernels.bias_activation_fusion,
-        "bias_dropout_fusion": recipe.kernels.bias_dropout_fusion,
+        "bias_activation_fusion": kernels.bias_activation_fusion,
+        "bias_dropout_fusion": kernels.bias_dropout_fusion,
         "masked_softmax_fusion": recipe.kernels.masked_softmax_fusion,
-        "gradient_accumulation_fusion": recipe.kernels.gradient_accumulation_fusion,
+        "gradient_accumulation_fusion": kernels.gradient_accumulation_fusion,
         "persist_layer_norm": False,
-        "attention_backend": AttnBackend[recipe.kernels.attention_backend],
+        # Read by Transformer Engine alone; for local layers the layer spec decides.
+        "attention_backend": (
+            AttnBackend[recipe.kernels.attention_backend]
+            if kernels.attention == "transformer_engine"
+            else AttnBackend.auto
+        ),
+        "fp8": kernels.fp8,
     }
     return TransformerConfig(**{**fields, **changes})
+
+
+def kernels_here(recipe: Recipe) -> ResolvedKernels:
+    """Return the kernels of a recipe on this process's platform.
+
+    Raises:
+        RecipeError: the recipe asks for a kernel that this machine does not have.
+    """
+    machine = platform.current()
+    kernels = resolve_kernels(recipe, machine.name)
+    if kernels.gradient_accumulation_fusion and not machine.offer_gradient_accumulation_fusion():
+        if recipe.kernels.gradient_accumulation_fusion:
+            raise RecipeError(
+                "kernels.gradient_accumulation_fusion: needs a newer torch or Apex's fused weight gradients, and"
+                " neither is here; leave it out"
+            )
+        kernels = replace(kernels, gradient_accumulation_fusion=False)
+    return kernels
 
 
 def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
@@ -82,11 +109,13 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         padded_vocab_size: rows of the embedding, a multiple of the tensor-parallel size.
         changes: overrides of `TransformerConfig` fields.
     """
+    kernels = kernels_here(recipe)
+    platform.current().choose_attention_kernels(recipe.model.attention_dropout)
     model = MaskedLanguageModel(
-        packs_documents=recipe.data.reset_attention_mask and recipe.kernels.transformer_impl != "local",
+        document_attention=document_attention(kernels),
         config=transformer_config(recipe, **changes),
         num_tokentypes=0,
-        transformer_layer_spec=layer_spec(recipe),
+        transformer_layer_spec=layer_spec(kernels, inside_documents=recipe.data.reset_attention_mask),
         vocab_size=padded_vocab_size,
         max_sequence_length=recipe.model.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -104,6 +133,8 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
 def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataParallel:
     """Wrap a model for bf16 where the recipe asks for it, and for data parallelism. Gradients reduce in fp32."""
     module: torch.nn.Module = model.to(platform.current().device())
+    if recipe.kernels.compile_layers:
+        compile_layers(model)
     if recipe.precision == "bf16":
         module = Float16Module(model.config, module)
     wrapped = DistributedDataParallel(
@@ -122,6 +153,17 @@ def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataPar
     model.config.finalize_model_grads_func = finalize_model_grads
     model.config.no_sync_func = wrapped.no_sync
     return wrapped
+
+
+def compile_layers(model: MaskedLanguageModel) -> None:
+    """Let torch.compile compile every layer of a model, in place; names of parameters stay.
+
+    Each layer compiles for itself: layers of one shape share what was compiled, and a new sequence length compiles once.
+    """
+    # A length compiles anew, and so do training, evaluation and recomputation of each: more than torch's default of 8.
+    torch._dynamo.config.recompile_limit = 256
+    for layer in model.encoder.layers:
+        layer.compile(dynamic=False)
 
 
 def gather_weights(model: DistributedDataParallel) -> None:

@@ -16,18 +16,18 @@ from megatron.core.models.bert.bert_model import BertModel
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
+from retrieva_pretrain.model.layers import DocumentAttention
+
 
 class MaskedLanguageModel(BertModel):  # type: ignore[misc]
     """BERT with the masked-LM head: no next-sentence head, no token types."""
 
-    def __init__(self, *arguments: Any, packs_documents: bool = False, **options: Any) -> None:
-        """Take what `BertModel` takes.
-
-        With `packs_documents` the layers get documents one after the other with their bounds (`PackedSeqParams`),
-        as Transformer Engine's attention wants them, and not a mask. Never run: it needs a GPU.
-        """
+    def __init__(
+        self, *arguments: Any, document_attention: DocumentAttention = "mask", **options: Any
+    ) -> None:
+        """Take what `BertModel` takes; `document_attention`: in which form layers learn where documents end."""
         super().__init__(*arguments, **options)
-        self.packs_documents = packs_documents
+        self.document_attention = document_attention
         if self.post_process and self.config.sequence_parallel:
             # The head runs on positions gathered from the whole sequence, on every tensor-parallel process alike:
             # it gathers nothing itself, and its gradients, equal already, must not be added up.
@@ -44,6 +44,7 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
         scored_positions: Tensor | None = None,
         labels: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
         **_unused: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Run the model.
@@ -57,6 +58,8 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             labels: [b, m] ids of the true tokens (m = s without `scored_positions`).
             segment_ids: [b, s] number of each position's document; attention stays inside documents. None where
                 it crosses them.
+            cu_seqlens: int32 [documents + 1] where documents begin when the samples are laid end to end; goes with
+                `segment_ids`, and is worked out from them where it is None, for which the device must be waited.
 
         Returns:
             Before the last pipeline stage: hidden states [s, b, h].
@@ -69,7 +72,7 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             if position_ids is None:
                 position_ids = self.bert_position_ids(input_ids)
             encoder_input = self.embedding(input_ids=input_ids, position_ids=position_ids)
-        hidden_states = self._encoded(encoder_input, attention_mask, segment_ids)
+        hidden_states = self._encoded(encoder_input, attention_mask, segment_ids, cu_seqlens)
         if not self.post_process:
             return hidden_states
         logits = self._logits(hidden_states, scored_positions)
@@ -79,14 +82,38 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
         return self.compute_language_model_loss(labels, logits), correct
 
     def _encoded(
-        self, encoder_input: Tensor | None, attention_mask: Tensor | None, segment_ids: Tensor | None
+        self,
+        encoder_input: Tensor | None,
+        attention_mask: Tensor | None,
+        segment_ids: Tensor | None,
+        cu_seqlens: Tensor | None,
     ) -> Tensor:
         """Run this pipeline stage's layers: [s, b, h], None after the first stage -> [s, b, h]."""
-        if segment_ids is not None and encoder_input is not None and self.packs_documents:
-            return self._packed(encoder_input, segment_ids)
+        documents = None
         if segment_ids is not None and attention_mask is None:
-            attention_mask = other_segments(segment_ids)
-        return cast(Tensor, self.encoder(hidden_states=encoder_input, attention_mask=attention_mask))
+            if self.document_attention == "mask":
+                attention_mask = other_segments(segment_ids)
+            else:
+                bounds = document_bounds(segment_ids) if cu_seqlens is None else cu_seqlens
+                documents = self._documents(bounds, seq_length=segment_ids.size(1))
+        if documents is not None and self.document_attention == "thd" and encoder_input is not None:
+            return self._end_to_end(encoder_input, documents)
+        return cast(
+            Tensor,
+            self.encoder(
+                hidden_states=encoder_input, attention_mask=attention_mask, packed_seq_params=documents
+            ),
+        )
+
+    def _documents(self, cu_seqlens: Tensor, seq_length: int) -> PackedSeqParams:
+        """Describe documents to the layers. No document is longer than a sample: the device is not asked."""
+        return PackedSeqParams(
+            qkv_format="thd" if self.document_attention == "thd" else "sbhd",
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_kv=cu_seqlens,
+            max_seqlen_q=seq_length,
+            max_seqlen_kv=seq_length,
+        )
 
     def _logits(self, hidden_states: Tensor, scored_positions: Tensor | None) -> Tensor:
         """Run the head: [s, b, h], or a sequence-parallel share of s, and [b, m] -> [m, b, v / tp]."""
@@ -103,20 +130,11 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
         logits, _ = self.output_layer(self.lm_head(hidden_states), weight=weight)
         return cast(Tensor, logits)
 
-    def _packed(self, encoder_input: Tensor, segment_ids: Tensor) -> Tensor:
-        """Run the layers over documents laid end to end: [s, b, h] -> [b x s, 1, h] -> [s, b, h]."""
+    def _end_to_end(self, encoder_input: Tensor, documents: PackedSeqParams) -> Tensor:
+        """Run the layers over samples laid end to end: [s, b, h] -> [b x s, 1, h] -> [s, b, h]."""
         length, samples, width = encoder_input.shape
-        bounds = document_bounds(segment_ids)
-        longest = int((bounds[1:] - bounds[:-1]).max())
-        packed = PackedSeqParams(
-            qkv_format="thd",
-            cu_seqlens_q=bounds,
-            cu_seqlens_kv=bounds,
-            max_seqlen_q=longest,
-            max_seqlen_kv=longest,
-        )
         in_a_row = encoder_input.transpose(0, 1).reshape(samples * length, 1, width)
-        output = self.encoder(hidden_states=in_a_row, attention_mask=None, packed_seq_params=packed)
+        output = self.encoder(hidden_states=in_a_row, attention_mask=None, packed_seq_params=documents)
         whole: Tensor = output.reshape(samples, length, width).transpose(0, 1).contiguous()
         return whole
 
@@ -148,10 +166,11 @@ def _gather_positions(hidden_states: Tensor, positions: Tensor) -> Tensor:
 def _is_most_probable(logits: Tensor, labels: Tensor) -> Tensor:
     """[m, b, v / tp] and [b, m] -> [b, m]: 1.0 where the label has the largest logit of the whole vocabulary."""
     partition = logits.size(-1)
-    best, index = logits.float().max(dim=-1)  # [m, b]
+    best, index = logits.max(dim=-1)  # [m, b]
     index = index + partition * parallel_state.get_tensor_model_parallel_rank()
     if parallel_state.get_tensor_model_parallel_world_size() > 1:
-        both = torch.stack([best, index.to(best.dtype)], dim=-1).unsqueeze(-2)  # [m, b, 1, 2]
+        # bf16 cannot number the vocabulary's rows.
+        both = torch.stack([best.float(), index.float()], dim=-1).unsqueeze(-2)  # [m, b, 1, 2]
         both = tensor_parallel.gather_from_tensor_model_parallel_region(both.transpose(-1, -2).contiguous())
         winner = both[..., 0, :].argmax(dim=-1, keepdim=True)  # [m, b, 1]
         index = both[..., 1, :].gather(-1, winner).squeeze(-1).long()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from megatron.core.utils import unwrap_model
 
+from retrieva_pretrain.model.attention import SdpaCoreAttention
 from retrieva_pretrain.recipe.schema import Stage
 
 
@@ -15,7 +16,7 @@ def set_recompute(model: object, stage: Stage) -> None:
     """Let a model, wrapped or not, keep or compute again what a stage asks for. Numbers stay the same to the bit.
 
     `full` computes `recompute_num_layers` layers of this process's part again, one at a time; `selective` the
-    attention between the projections, which holds the s x s scores.
+    attention between the projections, which holds the s x s scores; attention that holds none is left alone.
     """
     encoder = unwrap_model(model).encoder
     config = encoder.config
@@ -26,4 +27,7 @@ def set_recompute(model: object, stage: Stage) -> None:
         min(stage.recompute_num_layers or len(encoder.layers), len(encoder.layers)) if is_full else None
     )
     for layer in encoder.layers:
-        layer.self_attention.checkpoint_core_attention = stage.recompute_granularity == "selective"
+        attention = layer.self_attention
+        attention.checkpoint_core_attention = stage.recompute_granularity == "selective" and not isinstance(
+            attention.core_attention, SdpaCoreAttention
+        )

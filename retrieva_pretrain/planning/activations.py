@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from retrieva_pretrain.recipe.kernels import resolve_kernels
 from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.schema import Recipe, Stage
 
@@ -55,10 +56,7 @@ class Activations:
 
 def attention_backend(recipe: Recipe) -> AttentionBackend:
     """Return which attention a recipe runs: the one that holds s x s scores, or one that does not."""
-    kernels = recipe.kernels
-    if kernels.transformer_impl == "local" or kernels.attention_backend == "unfused":
-        return "local"
-    return "flash"
+    return "local" if resolve_kernels(recipe, "cuda").keeps_scores else "flash"
 
 
 def count_activations(
@@ -73,7 +71,9 @@ def count_activations(
     # Sequence parallelism divides what stands between the divided matrices.
     between = tensor if recipe.parallelism.sequence_parallel else 1
     slots = scored_slots(recipe.masking_probability(index), s)
-    swiglu = 3 if recipe.kernels.bias_activation_fusion else 5
+    swiglu = (
+        3 if resolve_kernels(recipe, "cuda" if backend == "flash" else "cpu").bias_activation_fusion else 5
+    )
     masks = e * s * h * 2 if model.hidden_dropout else 0
     return Activations(
         layer=(e * s * 4 * h + masks) / between + e * s * (2 * h + 2 * kv + swiglu * f) / tensor,

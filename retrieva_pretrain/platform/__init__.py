@@ -7,7 +7,7 @@ runs on the cluster.
 from __future__ import annotations
 
 from functools import cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.profiler
@@ -16,8 +16,7 @@ import torch.profiler
 class Platform(Protocol):
     """What training needs to know of the machine under it."""
 
-    name: str
-    """`cuda` or `cpu`."""
+    name: Literal["cuda", "cpu"]
 
     distributed_backend: str
     """The backend of `torch.distributed`: `nccl` or `gloo`."""
@@ -30,6 +29,24 @@ class Platform(Protocol):
 
     def device(self) -> torch.device:
         """The device on which this process keeps its model and batches."""
+
+    def choose_attention_kernels(self, attention_dropout: float) -> None:
+        """Set which kernels `scaled_dot_product_attention` may use, for a model with this dropout."""
+
+    def attend_inside_documents(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        seq_length: int,
+        dropout: float,
+        softmax_scale: float,
+    ) -> torch.Tensor:
+        """Attend inside documents that are laid end to end (`documents.py`): [t, heads, d]."""
+
+    def offer_gradient_accumulation_fusion(self) -> bool:
+        """Let megatron-core add weight gradients inside their products; returns whether it can here."""
 
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given, so that a clock can be read."""

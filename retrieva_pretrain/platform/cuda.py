@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import torch
 from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+from retrieva_pretrain.platform.documents import attend_by_flash
 from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
+from retrieva_pretrain.platform.weight_gradients import (
+    add_product_on_cuda,
+    has_fused_weight_gradients,
+    offer_fused_weight_gradients,
+    torch_adds_products,
+)
 
 
 class CudaPlatform:
     """CUDA under NCCL."""
 
-    name = "cuda"
+    name: Literal["cuda", "cpu"] = "cuda"
     distributed_backend = "nccl"
 
     def prepare(self, local_rank: int) -> None:
@@ -39,6 +47,24 @@ class CudaPlatform:
     def device(self) -> torch.device:
         """Return the bound device."""
         return torch.device("cuda", torch.cuda.current_device())
+
+    attend_inside_documents = staticmethod(attend_by_flash)
+
+    def choose_attention_kernels(self, attention_dropout: float) -> None:
+        """Allow the flash and memory-efficient kernels, and cuDNN's where nothing is dropped.
+
+        cuDNN's attention draws dropout in sixteenths: 0.1 would silently become another rate (torch 2.11 prefers it
+        on Hopper).
+        """
+        torch.backends.cuda.enable_flash_sdp(True)
+        torch.backends.cuda.enable_mem_efficient_sdp(True)
+        torch.backends.cuda.enable_cudnn_sdp(attention_dropout == 0.0)
+
+    def offer_gradient_accumulation_fusion(self) -> bool:
+        """Offer torch's product that adds bf16 factors to an fp32 sum, or Apex's kernel where it is installed."""
+        if torch_adds_products():
+            offer_fused_weight_gradients(add_product_on_cuda)
+        return has_fused_weight_gradients()
 
     def synchronize(self) -> None:
         """Wait for the device's queue."""

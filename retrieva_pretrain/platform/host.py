@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -17,7 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+from retrieva_pretrain.platform.documents import attend_by_mask
 from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
+from retrieva_pretrain.platform.weight_gradients import add_product_on_host, offer_fused_weight_gradients
 
 _HOST = torch.device("cpu")
 # Numbers of glibc's <malloc.h>.
@@ -27,7 +29,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 class HostPlatform:
     """The CPU under gloo."""
 
-    name = "cpu"
+    name: Literal["cuda", "cpu"] = "cpu"
     distributed_backend = "gloo"
 
     def prepare(self, local_rank: int) -> None:
@@ -44,6 +46,16 @@ class HostPlatform:
     def device(self) -> torch.device:
         """Return the CPU."""
         return _HOST
+
+    attend_inside_documents = staticmethod(attend_by_mask)
+
+    def choose_attention_kernels(self, attention_dropout: float) -> None:
+        """Do nothing: torch chooses among its CPU kernels by what they can do."""
+
+    def offer_gradient_accumulation_fusion(self) -> bool:
+        """Offer a product in fp32."""
+        offer_fused_weight_gradients(add_product_on_host)
+        return True
 
     def synchronize(self) -> None:
         """Return at once: the CPU has no queue."""

@@ -17,34 +17,65 @@ from retrieva_pretrain.recipe.fields import (
 
 
 class KernelsConfig(Section):
-    """Which implementation computes what. Transformer Engine and what needs Apex were not run."""
+    """Which implementation computes what. The defaults take the fastest that needs no extra package."""
 
     transformer_impl: Literal["local", "transformer_engine"] = Field(
         default="local",
         description="megatron-core's own layers, or Transformer Engine's where it is installed.",
     )
-    attention_backend: Literal["auto", "flash", "fused", "unfused"] = Field(
+    attention_backend: Literal["auto", "sdpa", "unfused", "flash", "fused"] = Field(
         default="auto",
-        description="Transformer Engine: which attention it uses; auto leaves the choice to it.",
+        description="Local layers: sdpa is torch's scaled_dot_product_attention (flash kernels on CUDA), unfused is"
+        " megatron-core's; auto is sdpa on CUDA and unfused on the CPU. Transformer Engine: flash, fused or unfused;"
+        " auto leaves the choice to it.",
     )
-    bias_activation_fusion: bool = Field(default=False, description="One kernel for SwiGLU and its bias.")
-    bias_dropout_fusion: bool = Field(
-        default=False, description="One kernel for bias, dropout and the residual sum."
+    bias_activation_fusion: bool | None = Field(
+        default=None,
+        description="One compiled kernel for SwiGLU and its bias. By default on CUDA only. Needs a C compiler.",
+    )
+    bias_dropout_fusion: bool | None = Field(
+        default=None,
+        description="One compiled kernel for bias, dropout and the residual sum. By default on CUDA only. Needs a C"
+        " compiler.",
     )
     masked_softmax_fusion: bool = Field(
-        default=False, description="Apex's kernel for the softmax of the local attention."
+        default=False, description="Apex's kernel for the softmax of the unfused attention."
     )
-    gradient_accumulation_fusion: bool = Field(
-        default=False, description="Apex's kernel that adds gradients of weights up as it computes them."
+    gradient_accumulation_fusion: bool | None = Field(
+        default=None,
+        description="Weight gradients are added to the fp32 sums inside the matrix product that computes them. By"
+        " default on CUDA, where torch or Apex offers it.",
+    )
+    compile_layers: bool = Field(
+        default=False, description="Whether torch.compile compiles each local layer as a whole."
+    )
+    fp8: Literal["hybrid", "e4m3"] | None = Field(
+        default=None,
+        description="Linear layers in FP8, in this format; Transformer Engine only, on GPUs that have FP8.",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> KernelsConfig:
         problems = []
-        if self.transformer_impl == "local" and self.attention_backend != "auto":
+        if self.transformer_impl == "local":
+            if self.attention_backend in ("flash", "fused"):
+                problems.append(
+                    f"attention_backend: {self.attention_backend} is Transformer Engine's; choose auto, sdpa or"
+                    " unfused, or set transformer_impl to transformer_engine"
+                )
+            if self.fp8 is not None:
+                problems.append(
+                    f"fp8: {self.fp8} needs Transformer Engine's layers; set transformer_impl to"
+                    " transformer_engine, or leave it out"
+                )
+        elif self.attention_backend == "sdpa":
             problems.append(
-                f"attention_backend: {self.attention_backend} is Transformer Engine's; set transformer_impl to"
-                " transformer_engine, or leave it out"
+                "attention_backend: sdpa goes with local layers; choose auto, flash, fused or unfused, or set"
+                " transformer_impl to local"
+            )
+        if self.compile_layers and self.transformer_impl != "local":
+            problems.append(
+                "compile_layers: compiles local layers; set transformer_impl to local, or leave it out"
             )
         return refuse(self, problems)
 

@@ -98,6 +98,7 @@ class Recipe(Section):
                 *_parallelism_problems(self),
                 *_schedule_problems(self),
                 *_budget_problems(self),
+                *_precision_problems(self),
             ],
         )
 
@@ -189,6 +190,12 @@ def _parallelism_problems(recipe: Recipe) -> Iterator[str]:
             f"parallelism.pipeline_model_parallel_size: {pipeline} does not divide model.num_layers"
             f" {model.num_layers}; change one of them"
         )
+
+
+def _precision_problems(recipe: Recipe) -> Iterator[str]:
+    """FP8 is a form of mixed precision over bf16 weights."""
+    if recipe.kernels.fp8 is not None and recipe.precision != "bf16":
+        yield f"kernels.fp8: {recipe.kernels.fp8} goes with precision bf16, not {recipe.precision}"
 
 
 def _schedule_problems(recipe: Recipe) -> Iterator[str]:
