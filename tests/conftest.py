@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,17 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+
+# One folder for what torch.compile makes, so that the processes of all tests compile a kernel once and leave nothing.
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the folder before any worker starts."""
+    if _COMPILED not in os.environ:
+        os.environ[_COMPILED] = tempfile.mkdtemp(prefix="retrieva-tests-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(_COMPILED), ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

@@ -46,13 +46,14 @@ NAMES = {
     ),
     "megatron.core.pipeline_parallel": "get_forward_backward_func",
     "megatron.core.tensor_parallel": (
-        "gather_from_sequence_parallel_region gather_from_tensor_model_parallel_region random"
+        "gather_from_sequence_parallel_region gather_from_tensor_model_parallel_region get_cuda_rng_tracker layers random"
     ),
+    "megatron.core.tensor_parallel.layers": "_grad_accum_fusion_available fused_weight_gradient_mlp_cuda",
     "megatron.core.tensor_parallel.random": (
         "_get_cuda_rng_state _set_cuda_rng_state model_parallel_cuda_manual_seed"
     ),
     "megatron.core.transformer.enums": "AttnBackend AttnMaskType",
-    "megatron.core.transformer.module": "Float16Module",
+    "megatron.core.transformer.module": "Float16Module MegatronModule",
     "megatron.core.transformer.spec_utils": "build_module",
     "megatron.core.transformer.torch_norm": "WrappedTorchNorm",
     "megatron.core.transformer.transformer_config": "TransformerConfig",
@@ -64,7 +65,11 @@ OF_SOME_RELEASES = {
     "megatron.core.dist_checkpointing.strategies.common": "TorchCommonSaveStrategy",
 }
 # Set by us on a module of theirs, where they are absent until then.
-OURS = {("megatron.core.optimizer", "Adam"), ("megatron.core.optimizer.distrib_optimizer", "Adam")}
+OURS = {
+    ("megatron.core.optimizer", "Adam"),
+    ("megatron.core.optimizer.distrib_optimizer", "Adam"),
+    ("megatron.core.tensor_parallel.layers", "fused_weight_gradient_mlp_cuda"),
+}
 MEMBERS = {
     "megatron.core.models.bert.bert_model:BertModel": (
         "_sanity_check_attention_and_get_attn_mask_dimension bert_position_ids compute_language_model_loss embedding"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +13,10 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from retrieva_pretrain import platform
-from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.model.initialization import draw_initial_weights
+from retrieva_pretrain.model.kernels import kernels_here
 from retrieva_pretrain.model.layers import document_attention, layer_spec
 from retrieva_pretrain.model.masked_lm import MaskedLanguageModel
-from retrieva_pretrain.recipe.kernels import ResolvedKernels, resolve_kernels
 from retrieva_pretrain.recipe.schema import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -77,24 +75,6 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "fp8": kernels.fp8,
     }
     return TransformerConfig(**{**fields, **changes})
-
-
-def kernels_here(recipe: Recipe) -> ResolvedKernels:
-    """Return the kernels of a recipe on this process's platform.
-
-    Raises:
-        RecipeError: the recipe asks for a kernel that this machine does not have.
-    """
-    machine = platform.current()
-    kernels = resolve_kernels(recipe, machine.name)
-    if kernels.gradient_accumulation_fusion and not machine.offer_gradient_accumulation_fusion():
-        if recipe.kernels.gradient_accumulation_fusion:
-            raise RecipeError(
-                "kernels.gradient_accumulation_fusion: needs a newer torch or Apex's fused weight gradients, and"
-                " neither is here; leave it out"
-            )
-        kernels = replace(kernels, gradient_accumulation_fusion=False)
-    return kernels
 
 
 def _leave_alone(weight: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,12 @@ class Platform(Protocol):
     ) -> torch.Tensor:
         """Attend inside documents that are laid end to end (`documents.py`): [t, heads, d]."""
 
+    def has_fp8(self) -> bool:
+        """Whether the device multiplies in FP8."""
+
+    def missing_for_compilation(self) -> str | None:
+        """What torch.compile lacks on this machine; None where it has everything."""
+
     def offer_gradient_accumulation_fusion(self) -> bool:
         """Let megatron-core add weight gradients inside their products; returns whether it can here."""
 

@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+from retrieva_pretrain.platform.compiler import missing_for_triton
 from retrieva_pretrain.platform.documents import attend_by_flash
 from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
 from retrieva_pretrain.platform.weight_gradients import (
@@ -59,6 +60,14 @@ class CudaPlatform:
         torch.backends.cuda.enable_flash_sdp(True)
         torch.backends.cuda.enable_mem_efficient_sdp(True)
         torch.backends.cuda.enable_cudnn_sdp(attention_dropout == 0.0)
+
+    def has_fp8(self) -> bool:
+        """Return whether the bound device is of compute capability 8.9 (Ada, Hopper) or later."""
+        return torch.cuda.get_device_capability() >= (8, 9)
+
+    def missing_for_compilation(self) -> str | None:
+        """Return what Triton lacks."""
+        return missing_for_triton()
 
     def offer_gradient_accumulation_fusion(self) -> bool:
         """Offer torch's product that adds bf16 factors to an fp32 sum, or Apex's kernel where it is installed."""

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
+from retrieva_pretrain.platform.compiler import missing_for_cpp
 from retrieva_pretrain.platform.documents import attend_by_mask
 from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
 from retrieva_pretrain.platform.weight_gradients import add_product_on_host, offer_fused_weight_gradients
@@ -51,6 +52,14 @@ class HostPlatform:
 
     def choose_attention_kernels(self, attention_dropout: float) -> None:
         """Do nothing: torch chooses among its CPU kernels by what they can do."""
+
+    def has_fp8(self) -> bool:
+        """Return False: no CPU product is in FP8 here."""
+        return False
+
+    def missing_for_compilation(self) -> str | None:
+        """Return what inductor's C++ lacks."""
+        return missing_for_cpp()
 
     def offer_gradient_accumulation_fusion(self) -> bool:
         """Offer a product in fp32."""

@@ -16,6 +16,7 @@ from retrieva_pretrain.data.batches import HeldOutSamples, TrainingSamples
 from retrieva_pretrain.data.indexing import ProgressLines, ensure_indexes
 from retrieva_pretrain.exit_codes import DONE, REQUEUE
 from retrieva_pretrain.model.build import build_model, wrap_model
+from retrieva_pretrain.model.kernels import kernel_notes
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.optional_packages import optional_packages
 from retrieva_pretrain.outcome import forget_outcome, write_outcome
@@ -181,7 +182,7 @@ def _say_start(run: PreparedRun, stepper: Stepper, newest: Path | None) -> None:
             f" {recipe.global_batch_size} samples = {layout.data_parallel_size} x {layout.num_microbatches}"
             f" micro-batches of {layout.micro_batch_size}"
         )
-    for line in _data_lines(run, stepper):
+    for line in [*kernel_notes(recipe), *_data_lines(run, stepper)]:
         say(line)
     say(
         f"  vocabulary {run.corpora.tokenizer.vocab_size:,} padded to {run.padded_vocab_size:,};"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fast_path import FAST_KERNELS
+
 pytestmark = pytest.mark.engine
 
 # Whole tensors by global name, whatever the layout: values of `of(parameter)` are put together from all processes.
@@ -68,7 +70,9 @@ def batch():
 FULL_HEAD = """
 initialize(recipe_of())
 for name, settings in json.loads(sys.argv[2]).items():
-    model = build_model(recipe_of(*settings), VOCABULARY).to("cpu")
+    # Whatever kernels are compared with it, this one is computed by megatron-core's plain code.
+    plain = [setting for setting in settings if not setting.startswith("kernels.")]
+    model = build_model(recipe_of(*plain), VOCABULARY).to("cpu")
     start = whole(model, lambda p: p.data.clone())
     ids, positions, labels, weights = batch()
     losses, _ = model(input_ids=ids, labels=labels)
@@ -139,6 +143,7 @@ MODELS = {
     "MQA, tied": [],
     "MHA, untied": ["model.num_query_groups=4", "model.share_embeddings_and_output_weights=false"],
     "GQA, tied": ["model.num_query_groups=2"],
+    "fast kernels, MQA": list(FAST_KERNELS),
 }
 
 

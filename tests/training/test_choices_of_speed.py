@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.fast_path import FAST_KERNELS
+
 if TYPE_CHECKING:
     from tests.training.conftest import World
 
@@ -22,6 +24,8 @@ SHORT = (
     "checkpoint.keep=9",
     "evaluation.eval_interval=5",
 )
+
+NO_DROPOUT = ("precision=fp32", "model.hidden_dropout=0.0", "model.attention_dropout=0.0")
 
 
 def of_kind(metrics: list[dict[str, Any]], kind: str) -> list[float]:
@@ -46,10 +50,27 @@ def test_overlapped_communication_and_recomputation_by_stage_change_no_bit(world
     assert of_kind(resumed, "train") == of_kind(plain, "train")
 
 
-@pytest.mark.parametrize("field", ["bias_activation_fusion", "bias_dropout_fusion"])
-def test_fusions_that_need_no_package_give_the_losses_without_them(world: World, field: str) -> None:
-    settings = (*SHORT, "precision=fp32", "model.hidden_dropout=0.0", "model.attention_dropout=0.0")
-    plain = world.losses("name=plain", *settings, processes=1)
-    fused = world.losses("name=fused", *settings, f"kernels.{field}=true", processes=1)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        pytest.param(FAST_KERNELS[:1], id="attention"),
+        pytest.param(FAST_KERNELS[1:2], id="bias and activation"),
+        pytest.param(FAST_KERNELS[2:3], id="bias and dropout"),
+        pytest.param(FAST_KERNELS[3:], id="gradient accumulation"),
+        pytest.param((*FAST_KERNELS, "kernels.compile_layers=true"), id="all, layers compiled"),
+    ],
+)
+def test_kernels_give_the_losses_of_the_plain_ones(
+    world: World, plain: list[float], choices: tuple[str, ...]
+) -> None:
+    if not plain:
+        plain += world.losses("name=plain", *SHORT, *NO_DROPOUT, processes=1)
+    fused = world.losses("name=fused", *SHORT, *NO_DROPOUT, *choices, processes=1)
     assert plain[-1] < plain[0] - 0.1, "the model learnt nothing, so equal losses prove nothing"
     np.testing.assert_allclose(fused, plain, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[float]:
+    """Losses with megatron-core's plain kernels, trained once."""
+    return []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from retrieva_pretrain.launch.torchrun import kill_tree
+from tests.fast_path import FAST_KERNELS, FAST_PATH, OVERLAPS
 
 if TYPE_CHECKING:
     from tests.training.conftest import World
@@ -35,7 +36,6 @@ def test_one_and_two_processes_give_the_same_losses_without_dropout(world: World
 TENSOR = "parallelism.tensor_model_parallel_size=2"
 SEQUENCE = "parallelism.sequence_parallel=true"
 PIPELINE = "parallelism.pipeline_model_parallel_size=2"
-OVERLAP = ("parallelism.overlap_grad_reduce=true", "parallelism.overlap_param_gather=true")
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def alone() -> dict[str, list[float]]:
     ("precision", "processes", "settings"),
     [
         pytest.param("fp32", 2, (TENSOR,), id="TP=2"),
-        pytest.param("fp32", 2, (TENSOR, SEQUENCE), id="TP=2 with sequence parallelism"),
-        pytest.param("fp32", 2, (PIPELINE,), id="PP=2"),
-        pytest.param("fp32", 2, OVERLAP, id="DP=2, overlapped"),
+        pytest.param("fp32", 2, (TENSOR, SEQUENCE, *FAST_KERNELS), id="TP=2 with sequence parallelism, fast"),
+        pytest.param("fp32", 2, (PIPELINE, *FAST_KERNELS), id="PP=2, fast"),
+        pytest.param("fp32", 2, FAST_PATH, id="DP=2, fast"),
         pytest.param("fp32", 4, (TENSOR, SEQUENCE, PIPELINE), id="TP=2, PP=2"),
-        pytest.param("fp32", 4, (TENSOR, SEQUENCE, *OVERLAP), id="TP=2, DP=2"),
-        pytest.param("fp32", 4, (PIPELINE, *OVERLAP), id="PP=2, DP=2"),
-        pytest.param("bf16", 4, (TENSOR, SEQUENCE, PIPELINE), id="TP=2, PP=2 in bf16"),
-        pytest.param("bf16", 4, (TENSOR, SEQUENCE, *OVERLAP), id="TP=2, DP=2 in bf16"),
+        pytest.param("fp32", 4, (TENSOR, SEQUENCE, *FAST_PATH), id="TP=2, DP=2, fast"),
+        pytest.param("fp32", 4, (PIPELINE, *OVERLAPS), id="PP=2, DP=2, overlapped"),
+        pytest.param("bf16", 4, (TENSOR, SEQUENCE, PIPELINE, *FAST_KERNELS), id="TP=2, PP=2 in bf16, fast"),
+        pytest.param("bf16", 4, (TENSOR, SEQUENCE, *FAST_PATH), id="TP=2, DP=2 in bf16, fast"),
     ],
 )
 def test_a_divided_model_gives_the_losses_of_one_process(

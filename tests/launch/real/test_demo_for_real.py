@@ -17,6 +17,7 @@ from retrieva_pretrain.bundled import recipes_folder
 from retrieva_pretrain.launch.attempts import read_history
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.report.metrics import read_metrics
+from tests.fast_path import FAST_PATH
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROFILES = Path(__file__).parent / "profiles"
@@ -30,6 +31,8 @@ SHORT = [
     "checkpoint.save_interval=60",
     "evaluation={eval_interval: 120, samples_per_corpus: 8}",
     "logging.log_interval=10",
+    # What a cluster with GPUs runs.
+    *FAST_PATH,
 ]
 PREPARE = (
     "from rich.console import Console\n"
