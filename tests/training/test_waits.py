@@ -1,0 +1,93 @@
+"""A training step waits for the device once, whatever the recipe; on a GPU torch itself counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+# Steps of a small model on random tokens, from the second on: the first of a process allocates and compiles.
+PROGRAM = """
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from retrieva_pretrain import platform
+from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.data.fake_samples import FakeSamples
+from retrieva_pretrain.model.build import build_model, wrap_model
+from retrieva_pretrain.model.optimizer import build_optimizer
+from retrieva_pretrain.planning.flops import training_flops
+from retrieva_pretrain.platform.waits import count_waits
+from retrieva_pretrain.recipe.layout import stage_layouts
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.training.distributed import initialize, shut_down
+from retrieva_pretrain.training.interval import Work
+from retrieva_pretrain.training.loop import Loop
+from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.step import Stepper
+from retrieva_pretrain.training.stopping import StopRequests
+from retrieva_pretrain.training.watchdog import Watchdog
+
+STEPS = 3
+
+def recipe_of(settings):
+    return load_yaml(Recipe, Path("recipes/demo.yaml"), [
+        "model.num_layers=2", "model.hidden_size=32", "model.ffn_hidden_size=48", "model.num_attention_heads=4",
+        "global_batch_size=8", "curriculum=[{seq_length: 32, train_iters: 100, max_micro_batch_size: 2}]",
+        "tokenizer.make_vocab_size_divisible_by=64", "checkpoint.save_interval=1000",
+        "evaluation.eval_interval=1000", *settings])
+
+class NeverSaves:
+    slowest, is_saving = 0.0, False
+    def poll(self, step): return False
+    def finish(self): pass
+
+class EndsAt:
+    def __init__(self, curriculum, end):
+        self._curriculum, self.total_steps = curriculum, end
+    def __getattr__(self, name): return getattr(self._curriculum, name)
+
+def waits_of(settings, ranks, folder, stop_requests):
+    recipe = recipe_of(settings)
+    module = build_model(recipe, 512)
+    model = wrap_model(recipe, module)
+    watchdog = Watchdog(recipe.faults, ranks.rank, ranks.world_size, on_hang=print)
+    stepper = Stepper(
+        recipe, model, build_optimizer(recipe, model), FakeSamples(recipe, 512),
+        stage_layouts(recipe, ranks.world_size), ranks, run=Path(folder), stop_requests=stop_requests,
+        watchdog=watchdog)
+    metrics = MetricsLog(Path(folder), Work(stepper.curriculum, training_flops(recipe, 512), 1, None), 0,
+                         tensorboard=False)
+    loop = Loop(stepper, None, NeverSaves(), metrics)
+    stepper.train_step(0)
+    loop.curriculum = EndsAt(stepper.curriculum, 1 + STEPS)
+    reads = platform.current().reads
+    with count_waits() as waits:
+        loop.run(1)
+    stepper.prefetch.close()
+    metrics.close()
+    watchdog.close()
+    return platform.current().reads - reads, [f"{w.what} at {w.where}" for w in waits]
+
+variants = json.loads(sys.argv[1])
+ranks = initialize(recipe_of(next(iter(variants.values()))))
+stop_requests = StopRequests()
+for name, settings in variants.items():
+    with TemporaryDirectory() as folder:
+        reads, waits = waits_of(settings, ranks, folder, stop_requests)
+    print("found", json.dumps([name, reads, waits]))
+shut_down()
+"""
+STEPS = 3
+VARIANTS = {
+    "bf16": [],
+    "fp32": ["precision=fp32"],
+    "whole optimizer": ["parallelism.use_distributed_optimizer=false"],
+    "everything computed again": ["curriculum.0.recompute_granularity=full"],
+    "documents apart": ["data.reset_attention_mask=true", "data.reset_position_ids=true"],
+}
