@@ -91,3 +91,16 @@ VARIANTS = {
     "everything computed again": ["curriculum.0.recompute_granularity=full"],
     "documents apart": ["data.reset_attention_mask=true", "data.reset_position_ids=true"],
 }
+
+
+def found(shown: str) -> list[tuple[str, int, list[str]]]:
+    return [tuple(json.loads(line[6:])) for line in shown.splitlines() if line.startswith("found ")]
+
+
+def test_a_step_waits_once(run_python: Callable[..., str]) -> None:
+    results = found(run_python(PROGRAM, arguments=[json.dumps(VARIANTS)]))
+    assert [name for name, _, _ in results] == list(VARIANTS)
+    for name, reads, waits in results:
+        # One more before the first step: the processes ask each other whether to stop.
+        assert reads == STEPS + 1, (name, reads)
+        assert len(waits) == reads, (name, waits)
