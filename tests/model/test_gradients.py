@@ -13,13 +13,20 @@ import sys
 from pathlib import Path
 import torch
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from torch.utils._python_dispatch import TorchDispatchMode
 from retrieva_pretrain.model.build import build_model, wrap_model
-from retrieva_pretrain.model.gradients import clip_gradients
+from retrieva_pretrain.model.gradients import clip_gradients, squared_norms
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.distributed import initialize, shut_down
 from retrieva_pretrain.training.step import prepare_gradients
+
+class Counts(TorchDispatchMode):
+    operators = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators += 1
+        return func(*args, **(kwargs or {}))
 
 exact, *layout = sys.argv[1:]
 for number, settings in enumerate((["precision=bf16"], ["precision=fp32"], ["model.num_query_groups=4"],
@@ -40,6 +47,11 @@ for number, settings in enumerate((["precision=bf16"], ["precision=fp32"], ["mod
 
     def gradients():
         return [p.grad for part in optimizer.chained_optimizers for p in part.get_parameters() if p.grad is not None]
+
+    with Counts() as seen:
+        squared_norms(optimizer)
+        clip_gradients(optimizer, 2 * norm, norm)
+    assert seen.operators < 10 < len(gradients())  # none for each tensor
 
     for max_norm in (0.7 * norm, 1.3 * norm):
         before = [g.clone() for g in gradients()]
