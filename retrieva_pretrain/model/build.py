@@ -81,12 +81,15 @@ def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> MaskedLanguageModel:
+def build_model(
+    recipe: Recipe, padded_vocab_size: int, *, draw_weights: bool = True, **changes: Any
+) -> MaskedLanguageModel:
     """Build this process's part of the model, unwrapped, with weights drawn from the recipe's seed.
 
     Args:
         recipe: the resolved recipe.
         padded_vocab_size: rows of the embedding, a multiple of the tensor-parallel size.
+        draw_weights: False where weights are loaded next: matrices then hold whatever was in memory.
         changes: overrides of `TransformerConfig` fields.
     """
     kernels = kernels_here(recipe)
@@ -104,9 +107,10 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         share_embeddings_and_output_weights=recipe.model.share_embeddings_and_output_weights,
         add_binary_head=False,
     )
-    draw_initial_weights(
-        model, seed=recipe.seed, std=recipe.model.init_method_std, num_layers=recipe.model.num_layers
-    )
+    if draw_weights:
+        draw_initial_weights(
+            model, seed=recipe.seed, std=recipe.model.init_method_std, num_layers=recipe.model.num_layers
+        )
     return model
 
 
