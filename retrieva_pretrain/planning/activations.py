@@ -11,7 +11,7 @@ scored positions, vocabulary v:
                  input, the gate's activation, the other half, their product; fused SwiGLU: 3 f, input and product
     attention    unfused: 4 a s s (softmax in fp32), (1 + e) a s s with dropout (its mask, its output) or e a s s in
                  bf16 without, and 2 e s h where keys and values are repeated for all heads
-                 SDPA and flash: 4 a s (one number for each row of scores)
+                 SDPA and flash: 4 a s (one number for each row of scores), and e s h inside documents
                  Tensor parallelism beyond the g groups gathers query-key-value of all heads: none of it is divided.
     embedding    s h (dropout's mask)
     head         2 e s h (the final norm's input and output), 4 e m h, and 4 m v for the softmax over the vocabulary
@@ -141,7 +141,9 @@ def _attention(recipe: Recipe, s: int, backend: AttentionBackend, e: int) -> flo
     model = recipe.model
     a = model.num_attention_heads
     if backend == "flash":
-        return 4 * a * s
+        # Inside documents the kernel's output lies sample after sample, and the projection keeps a copy of its own.
+        is_copied = recipe.data.reset_attention_mask and recipe.kernels.transformer_impl == "local"
+        return 4 * a * s + (e * s * model.hidden_size if is_copied else 0)
     repeated = 2 * e * s * model.hidden_size if model.num_query_groups < a else 0
     return _scores(recipe, e) * a * s * s + repeated
 
