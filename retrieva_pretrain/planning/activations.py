@@ -19,7 +19,8 @@ scored positions, vocabulary v:
 The backward pass of a layer, which begins with its second half, adds:
 
     second half  e s (h + 2 f): gradients, while what they replace goes
-    attention    unfused: 12 a s s in all at the softmax: its output, and its gradients in fp32
+    attention    unfused: 12 a s s in all at the softmax (its output, and its gradients in fp32), or e a s s where that
+                 is more
                  SDPA: 4 s h (the query's gradient in fp32), 4 a s, and e s h for the query's gradient, and 2 e s h
                  where keys and values serve several heads, whose gradients are made for each
 
@@ -126,7 +127,12 @@ def _query_key_value(recipe: Recipe, index: int, backend: AttentionBackend) -> f
     width = model.hidden_size + 2 * model.num_query_groups * model.kv_channels
     # Unfused attention copies the part that it reads, unless it is computed again: then its input is kept.
     is_copied = backend == "local" and recipe.curriculum[index].recompute_granularity != "selective"
-    return width if model.num_query_groups < tensor and not is_copied else width / tensor
+    if is_copied or model.num_query_groups == model.num_attention_heads:
+        return width / tensor
+    if model.num_query_groups < tensor:
+        return width
+    # The queries of several groups lie between their keys and values: they are copied out.
+    return (width + (model.hidden_size if model.num_query_groups > tensor else 0)) / tensor
 
 
 def _scores(recipe: Recipe, e: int) -> int:
@@ -152,7 +158,8 @@ def _attention_backward(recipe: Recipe, s: int, backend: AttentionBackend, e: in
     model = recipe.model
     a, h = model.num_attention_heads, model.hidden_size
     if backend == "local":
-        return (12 - _scores(recipe, e)) * a * s * s
+        # 12 in the softmax's backward pass: its output, the gradient and the new gradient in fp32.
+        return (max(12, _scores(recipe, e) + e) - _scores(recipe, e)) * a * s * s
     for_each_head = 2 * e * s * h if model.num_query_groups < a else 0
     return 4 * s * h + 4 * a * s + e * s * h + for_each_head
 
