@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -16,6 +17,7 @@ from retrieva_pretrain.planning.hardware import DEFAULT_MFU, GIB, H100, Hardware
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from retrieva_pretrain.planning.plan import Plan
     from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -55,6 +57,13 @@ def plan(
     one_job: Annotated[
         bool, typer.Option("--one-job", help="Refuse where the run does not end within one job's walltime.")
     ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Trace the memory of a step of each stage too: needs torch, no GPU; up to a minute per stage.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a recipe does, needs and costs, before anything is started; exit 1 where it cannot run.
@@ -73,6 +82,11 @@ def plan(
     if attention not in (None, "local", "flash"):
         raise RecipeError(f"--attention: {attention} is neither local nor flash")
     backend = cast("Literal['local', 'flash'] | None", attention)
+    if trace and (attention is not None or suggest or what_if is not None):
+        raise RecipeError(
+            "--trace: traces the recipe as it is, without --suggest and --what-if; kernels.attention_backend=unfused"
+            " (or sdpa) changes its attention"
+        )
     loaded = load_yaml(Recipe, recipe, overrides or [])
     hardware = _hardware(cluster)
     count = _gpus(gpus, nodes, hardware.gpus_per_node, cluster)
@@ -95,8 +109,32 @@ def plan(
             typer.echo("\n".join(f"  {override}" for override in found))
         return
     made = make_plan(loaded, count, hardware, mfu=mfu, backend=backend)
-    _show(made.as_json(), as_json, lambda: render(made))
+    if trace:
+        _show_traced(loaded, made, as_json, lambda: render(made))
+    else:
+        _show(made.as_json(), as_json, lambda: render(made))
     refuse_impossible(loaded, made, one_job=one_job)
+
+
+def _show_traced(recipe: Recipe, made: Plan, as_json: bool, table: Callable[[], RenderableType]) -> None:
+    """Trace all stages, then show the plan and what was traced."""
+    from rich.console import Group
+
+    from retrieva_pretrain.tracing.table import render_traced
+    from retrieva_pretrain.tracing.trace import TracedMemory, trace_stage_memory
+
+    if made.padded_vocab_size is None:
+        raise RecipeError(
+            f"--trace: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
+        )
+
+    def tell(row: TracedMemory) -> None:
+        typer.echo(f"traced stage {row.stage + 1} of {len(recipe.curriculum)}", err=True)
+
+    traced = trace_stage_memory(recipe, made.gpus, made.padded_vocab_size, on_traced=tell)
+    planned = [stage.cost.memory for stage in made.stages if stage.cost is not None]
+    content = made.as_json() | {"traced": [asdict(row) for row in traced]}
+    _show(content, as_json, lambda: Group(table(), render_traced(traced, planned)))
 
 
 def _suggest(

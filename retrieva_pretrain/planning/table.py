@@ -130,8 +130,8 @@ def _memory(plan: Plan) -> list[RenderableType]:
         "grads",
         "optim",
         "kept",
-        "again",
-        "logits",
+        "peak",
+        "save",
         "GiB/GPU",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -145,8 +145,8 @@ def _memory(plan: Plan) -> list[RenderableType]:
             memory.gradients,
             memory.optimizer,
             memory.activations,
-            memory.recomputation,
-            memory.logits,
+            memory.recomputation + memory.backward + memory.logits,
+            memory.gather,
         )
         table.add_row(
             str(stage.stage + 1),
@@ -155,12 +155,14 @@ def _memory(plan: Plan) -> list[RenderableType]:
             _gib(memory.total),
             style="bold red" if usable is not None and memory.total > usable else None,
         )
-    backend = {"local": "local (holds s x s scores)", "flash": "flash (derived, not measured)"}[
-        plan.attention_backend
-    ]
+    backend = {"local": "that keeps s x s scores", "flash": "that keeps no scores"}[plan.attention_backend]
     of = "" if usable is None else f"; {usable / GIB:.1f} GiB of {plan.hardware.name} can be used"
-    note = f"memory: attention {backend}; kept: activations for backward; again: recomputed at a time{of}"
-    return [table, Text(note, style="dim")]
+    notes = (
+        f"memory: attention {backend}; formulas, held against traces{of}",
+        "kept: activations for backward; peak: logits, or a layer's backward pass with what it computes again;"
+        " save: gathered while nothing is kept; GiB/GPU: the most at any time",
+    )
+    return [table, *(Text(note, style="dim") for note in notes)]
 
 
 def _run(plan: Plan) -> list[RenderableType]:

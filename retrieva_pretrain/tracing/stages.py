@@ -30,8 +30,8 @@ _MICRO_BATCHES = 2
 
 def trace_stages(
     recipe: Recipe, gpus: int, padded_vocab_size: int, stages: Sequence[int]
-) -> list[TracedMemory]:
-    """Trace stages of a recipe. Changes torch and megatron-core: at most once in a process."""
+) -> Iterator[TracedMemory]:
+    """Trace stages of a recipe, one after the other. Changes torch and megatron-core: at most once in a process."""
     recipe = without_ignored_choices(recipe, "cuda")
     # Layers are traced as they are: what torch.compile keeps of whole layers is not known here.
     kernels = recipe.kernels.model_copy(update={"compile_layers": False})
@@ -44,7 +44,8 @@ def trace_stages(
         optimizer = build_optimizer(recipe, model)
         optimizer.prepare_grads()
         _update(recipe, optimizer, allocations)  # makes the optimizer's states
-        return [_trace(recipe, index, layouts[index], model, optimizer, allocations) for index in stages]
+        for index in stages:
+            yield _trace(recipe, index, layouts[index], model, optimizer, allocations)
 
 
 def _trace(
