@@ -16,23 +16,26 @@ from tests.fast_path import FAST_KERNELS, FAST_PATH
 if TYPE_CHECKING:
     from tests.training.conftest import World
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.engine
 
-# The first stage of one step leaves the checkpoint of the initial weights; the third has another length. Decay and
-# clipping are strong, so that an error in either shows.
+# Measured: losses 8e-7, gradient norms 2e-7 of themselves, after 60 steps. TOLERANCE is for GPUs.
+ON_THE_CPU = 1e-5
+# The first stage of one step leaves the checkpoint of the initial weights; the third has another length. Weight decay is
+# strong, and about half of the steps are clipped: Adam does not see a factor that all steps share.
 RECIPE = (
     *SETTINGS,
     "curriculum=[{seq_length: 16, train_iters: 1, max_micro_batch_size: 4},"
     " {seq_length: 16, train_iters: 29, max_micro_batch_size: 4},"
     " {seq_length: 32, train_iters: 30, max_micro_batch_size: 2}]",
     "optimizer.weight_decay=0.1",
-    "optimizer.clip_grad=0.5",
+    "optimizer.clip_grad=1.5",
     "checkpoint.save_interval=1000",
     "checkpoint.keep=9",
 )
 RUNS = {"plain": ((), 1), "fast": (FAST_KERNELS, 1), "fast-2": (FAST_PATH, 2)}
 
 
+@pytest.mark.slow
 def test_a_plain_loop_gives_the_losses_and_gradient_norms_of_every_kind_of_run(world: World) -> None:
     logged = {
         name: world.train(f"name={name}", *RECIPE, *settings, processes=processes)
@@ -49,11 +52,16 @@ def test_a_plain_loop_gives_the_losses_and_gradient_norms_of_every_kind_of_run(w
     assert {step.seq_length for step in reference} == {16, 32}
     for name, lines in logged.items():
         found = compare(recipe, lines, reference)
-        print(name, found)
         assert found.steps == 60
-        assert 0 < found.clipped_steps < 60, "with every step clipped or none, clipping is not seen"
+        assert 10 < found.clipped_steps < 50, "with every step clipped or none, clipping is not seen"
         assert found.last_loss < found.first_loss - 0.3, "the model learnt nothing, so nothing is compared"
-        assert not found.exceeds(), (name, found)
+        assert not found.exceeds(ON_THE_CPU), (name, found)
+    # What the loop would not see, it would not guard.
+    for wrong in ({"weight_decay": 0.11}, {"clip_grad": 1.55}, {"adam_eps": 1e-7}, {"min_lr": 2e-5}):
+        other = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update=wrong)})
+        assert compare(recipe, logged["plain"], list(reference_steps(other, export))).exceeds(ON_THE_CPU), (
+            wrong
+        )
 
 
 def test_a_difference_beyond_the_tolerance_is_seen(world: World) -> None:
