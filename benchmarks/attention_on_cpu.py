@@ -177,9 +177,11 @@ and a vocabulary of {VOCABULARY:,}.
 {table}
 
 Three quarters of the ratios are above 1.01 in {slower} of the {len(found)} rows, and below 0.99 in {faster}; the median of all rows is
-{statistics.median(everything):.2f}. So SDPA is slower in these rows and otherwise the two are equal within the noise. This decides
-what `attention_backend: auto` means on the CPU: `unfused` ([kernels](../kernels.md)). On the CPU torch has a fused kernel without dropout only; with dropout it
-runs a plain sequence of products that keeps the scores.
+{statistics.median(everything):.2f}. SDPA is slower in the first kind of row, faster in the second, and equal within the noise elsewhere. This is
+what `attention_backend: auto` on the CPU goes by; it means `unfused` there ([kernels](../kernels.md)).
+
+On the CPU torch has a fused kernel without dropout only; with dropout it runs a plain sequence of products that keeps the
+scores.
 """
 
 
