@@ -12,12 +12,13 @@ scored positions, vocabulary v:
     attention    unfused: 4 a s s (softmax in fp32), (1 + e) a s s with dropout (its mask, its output) or e a s s in
                  bf16 without, and 2 e s h where keys and values are repeated for all heads
                  SDPA and flash: 4 a s (one number for each row of scores)
+                 Tensor parallelism beyond the g groups gathers query-key-value of all heads: none of it is divided.
     embedding    s h (dropout's mask)
     head         2 e s h (the final norm's input and output), 4 e m h, and 4 m v for the softmax over the vocabulary
 
 The backward pass of a layer, which begins with its second half, adds:
 
-    second half  e s (2 h + 2 f), unfused SwiGLU e s (2 h + 4 f): gradients
+    second half  e s (h + 2 f): gradients, while what they replace goes
     attention    unfused: 12 a s s in all at the softmax: its output, and its gradients in fp32
                  SDPA: 4 s h (the query's gradient in fp32), 4 a s, and e s h for the query's gradient, and 2 e s h
                  where keys and values serve several heads, whose gradients are made for each
@@ -91,7 +92,6 @@ def count_activations(
     """
     model = recipe.model
     s, h, f = recipe.curriculum[index].seq_length, model.hidden_size, model.ffn_hidden_size
-    kv = model.num_query_groups * model.kv_channels
     e = 2 if recipe.precision == "bf16" else 4
     tensor = recipe.parallelism.tensor_model_parallel_size
     # Sequence parallelism divides what stands between the divided matrices.
@@ -104,12 +104,12 @@ def count_activations(
     # Unfused attention writes its products there; sequence parallelism gathers a layer's input into it.
     gathered = s * h if recipe.parallelism.sequence_parallel else 0
     return Activations(
-        layer=(e * s * 2 * h + mask) / between + e * s * (2 * h + 2 * kv) / tensor + second_half,
+        layer=(e * s * 2 * h + mask) / between + e * s * h / tensor + e * s * _query_key_value(recipe, index, backend) + second_half,
         attention=_attention(recipe, s, backend, e) / tensor,
         second_half=second_half,
         kept_of_recomputed_layer=e * s * h / between,
         attention_backward=_attention_backward(recipe, s, backend, e) / tensor + e * s * 2 * h / between,
-        second_half_backward=e * s * 2 * h / between + e * s * (2 if is_fused else 4) * f / tensor,
+        second_half_backward=e * s * h / between + e * s * 2 * f / tensor,
         buffer=e * max(scores / tensor, gathered),
         embedding=mask / between,
         # The norm's output is gathered over the sequence before positions are picked from it.
@@ -118,6 +118,15 @@ def count_activations(
         logits_peak=(4 + e) * slots * padded_vocab_size / tensor,
         logits_gradient=e * slots * padded_vocab_size / tensor,
     )
+
+
+def _query_key_value(recipe: Recipe, index: int, backend: AttentionBackend) -> float:
+    """Return the width of query, key and value as they are kept for one position."""
+    model, tensor = recipe.model, recipe.parallelism.tensor_model_parallel_size
+    width = model.hidden_size + 2 * model.num_query_groups * model.kv_channels
+    # Unfused attention copies the part that it reads, unless it is computed again: then its input is kept.
+    is_copied = backend == "local" and recipe.curriculum[index].recompute_granularity != "selective"
+    return width if model.num_query_groups < tensor and not is_copied else width / tensor
 
 
 def _scores(recipe: Recipe, e: int) -> int:
