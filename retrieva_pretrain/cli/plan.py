@@ -58,7 +58,8 @@ def plan(
     trace: Annotated[
         bool,
         typer.Option(
-            "--trace", help="Trace the memory of the real model's steps without a GPU; takes a minute or more."
+            "--trace",
+            help="Trace the memory of the real model's steps without a GPU; takes a minute or more.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -51,5 +51,6 @@ def _print(plan: Plan, traced: list[TracedMemory]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "traced: GiB that torch hands out on one GPU in a step, on fake tensors; no GPU has run it", style="dim"
+        "traced: GiB that torch hands out on one GPU in a step, on fake tensors; no GPU has run it",
+        style="dim",
     )

@@ -104,7 +104,10 @@ def count_activations(
     # Unfused attention writes its products there; sequence parallelism gathers a layer's input into it.
     gathered = s * h if recipe.parallelism.sequence_parallel else 0
     return Activations(
-        layer=(e * s * 2 * h + mask) / between + e * s * h / tensor + e * s * _query_key_value(recipe, index, backend) + second_half,
+        layer=(e * s * 2 * h + mask) / between
+        + e * s * h / tensor
+        + e * s * _query_key_value(recipe, index, backend)
+        + second_half,
         attention=_attention(recipe, s, backend, e) / tensor,
         second_half=second_half,
         kept_of_recomputed_layer=e * s * h / between,

@@ -94,9 +94,7 @@ def _rank_memory(
         gradients=parameters * 4,
         optimizer=-(-parameters * (12 if is_bf16 else 8) // shares),
         **max(in_head, in_layer, key=lambda moment: sum(moment.values())),
-        gather=gather_bytes(
-            parameters, layout.data_parallel_size, parallelism.use_distributed_optimizer
-        ),
+        gather=gather_bytes(parameters, layout.data_parallel_size, parallelism.use_distributed_optimizer),
     )
 
 

@@ -130,7 +130,7 @@ def _memory(plan: Plan) -> list[RenderableType]:
         "grads",
         "optim",
         "kept",
-        "backward",
+        "layer",
         "logits",
         "GiB/GPU",
     ):
@@ -155,13 +155,11 @@ def _memory(plan: Plan) -> list[RenderableType]:
             _gib(memory.total),
             style="bold red" if usable is not None and memory.total > usable else None,
         )
-    backend = {"local": "local (holds s x s scores)", "flash": "without scores"}[
-        plan.attention_backend
-    ]
+    backend = {"local": "local (holds s x s scores)", "flash": "without scores"}[plan.attention_backend]
     of = "" if usable is None else f"; {usable / GIB:.1f} GiB of {plan.hardware.name} can be used"
     note = (
-        f"memory: attention {backend}; kept: activations for backward; backward: what one layer computes again, and"
-        f" its gradients; or logits, whichever is more; modelled, --trace traces it{of}"
+        f"memory: attention {backend}; kept: activations for backward; layer: what one layer's backward pass computes"
+        f" again and adds, unless the logits are more; modelled, --trace traces it{of}"
     )
     return [table, Text(note, style="dim")]
 

@@ -1,6 +1,6 @@
 """`python -m retrieva_pretrain.tracing`: reads what to trace from stdin as JSON, prints a line of JSON.
 
-    {"recipe": {...}, "gpus": 4, "padded_vocab_size": 99584, "stages": [0, 3]}
+{"recipe": {...}, "gpus": 4, "padded_vocab_size": 99584, "stages": [0, 3]}
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     recipe = Recipe.model_validate(request["recipe"])
     traced = trace_stages(recipe, request["gpus"], request["padded_vocab_size"], request["stages"])
-    print(as_json(traced))
+    sys.stdout.write(as_json(traced) + "\n")
 
 
 if __name__ == "__main__":

@@ -66,5 +66,5 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _phase(self) -> Phase:
         if self.is_updating:
             return "update"
-        in_backward = torch._C._current_graph_task_id() != -1  # type: ignore[attr-defined]
+        in_backward = torch._C._current_graph_task_id() != -1
         return "backward" if in_backward else "forward"

@@ -39,7 +39,7 @@ class FakeGpu(HostPlatform):
         offer_fused_weight_gradients(add_product)
         return True
 
-    def attend_inside_documents(  # type: ignore[override]
+    def attend_inside_documents(
         self,
         query: Tensor,
         key: Tensor,
@@ -69,7 +69,7 @@ def become_a_gpu(recipe: Recipe, gpus: int) -> None:
 
 def _use_fake_processes(recipe: Recipe, gpus: int) -> None:
     """Divide processes whose collectives return at once, with whatever is in their outputs."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)  # type: ignore[no-untyped-call]
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
     here: Any = dist
 
     def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
@@ -115,7 +115,7 @@ def _apply(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Mod
     torch's own puts the new data into the old parameter, which a fake tensor does not take.
     """
     for module in self.children():
-        module._apply(fn)
+        _apply(module, fn)
     for name, old in self._parameters.items():
         if old is None:
             continue

@@ -119,9 +119,7 @@ def test_the_command_line_shows_all_of_it(tokenizer: str, tmp_path: Path) -> Non
     for text in ("1,301,388,032", "187.3 B", "GiB/GPU", "jobs", "node-hours", "assumed, not measured"):
         assert text in words, text
     assert "without scores" in retrieva_plan(str(REFERENCE), "--attention", "flash", tokenizer).stdout
-    refused = retrieva_plan(
-        str(REFERENCE), tokenizer, "kernels.attention_backend=unfused", "--gpus", "8"
-    )
+    refused = retrieva_plan(str(REFERENCE), tokenizer, "kernels.attention_backend=unfused", "--gpus", "8")
     assert refused.returncode == 1 and "What fits" in refused.stderr and "GiB/GPU" in refused.stdout
     plan = json.loads(retrieva_plan(str(REFERENCE), tokenizer, "--gpus", "8", "--json").stdout)
     assert plan["stages"][3]["cost"]["memory"]["logits"] > 0
