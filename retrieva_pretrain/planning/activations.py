@@ -169,11 +169,15 @@ def kept_by_layers(stage: Stage, activations: Activations, layers: int) -> float
     return layers * whole
 
 
-def computed_again(stage: Stage, activations: Activations) -> float:
-    """Return the bytes of what is being computed again in the backward pass, at most: one layer, or its attention."""
+def computed_again_at_once(stage: Stage, activations: Activations, layers: int) -> float:
+    """Return the bytes of what is being computed again when the backward pass begins: one layer, or its attention.
+
+    Where only the first `recompute_num_layers` layers are computed again, the last one is not. When the backward pass
+    comes to the first ones, it has let go of more than it computes again.
+    """
     if stage.recompute_granularity == "selective":
         return activations.attention
-    if stage.recompute_granularity == "full":
+    if stage.recompute_granularity == "full" and (stage.recompute_num_layers or layers) >= layers:
         return activations.layer + activations.attention
     return 0.0
 

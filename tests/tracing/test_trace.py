@@ -18,6 +18,8 @@ from tests.planning.retrieva_plan import retrieva_plan
 REFERENCE = Path(__file__).resolve().parents[2] / "recipes" / "retrievabert-1.3b.yaml"
 VOCABULARY = 99_584
 GIB = 2**30
+# The promise is 5 %. A mask of two bytes instead of one would be 4 %.
+WITHIN = 0.02
 UNFUSED = (
     "kernels.attention_backend=unfused",
     "kernels.bias_activation_fusion=false",
@@ -55,7 +57,7 @@ def hold_against_plan(recipe: Recipe, gpus: int, stages: list[int] | None = None
         print(line, f"{plan.step / row.peak - 1:+.1%}", row.peak_phase, row.peak_operator)
         # Blocks of 512 bytes, and the padding of megatron-core's buffers.
         assert plan.static == pytest.approx(row.static, rel=1e-3), line
-        if abs(plan.step / row.peak - 1) > 0.05:
+        if abs(plan.step / row.peak - 1) > WITHIN:
             wrong.append(line)
     assert wrong == []
     return traced
@@ -76,15 +78,30 @@ def test_plan_and_trace_agree_where_scores_are_kept_and_recomputed() -> None:
     assert kept.after_forward - again.after_forward > 2 * (4 + 1 + 2) * scores
 
 
+def test_plan_and_trace_agree_on_small_micro_batches_in_fp32_without_a_distributed_optimizer() -> None:
+    small = (
+        "precision=fp32",
+        "parallelism.use_distributed_optimizer=false",
+        "data.reset_attention_mask=true",
+    )
+    stage = "curriculum=[{seq_length: 128, train_iters: 1, max_micro_batch_size: 8}]"
+    recipe = with_stages(
+        "null", layers=2, overrides=(*small, "parallelism.overlap_param_gather=false", stage)
+    )
+    (traced,) = hold_against_plan(recipe, 4)
+    # The tied matrix's two gradients are added up: more than the logits of few samples.
+    assert traced.peak - traced.static > 3 * 4 * VOCABULARY * 1536
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("gpus", "layers", "kinds", "overrides"),
     [
-        pytest.param(4, 48, ("null", "full"), (), id="fused-dp4"),
-        pytest.param(1, 48, ("null", "selective"), UNFUSED, id="unfused-dp1"),
+        pytest.param(4, 48, ("null",), (), id="fused-dp4"),
+        pytest.param(1, 48, ("selective",), UNFUSED, id="unfused-dp1"),
         pytest.param(2, 48, ("null",), SEQUENCE_PARALLEL, id="fused-dp1-tp2-sequence-parallel"),
         pytest.param(8, 48, ("selective",), (*UNFUSED, *TWO_TENSOR_PARALLEL), id="unfused-dp4-tp2"),
-        pytest.param(1, 6, ("null", "full"), (), id="fused-dp1"),
+        pytest.param(1, 6, ("null", "full", "full, recompute_num_layers: 4"), (), id="fused-dp1"),
         pytest.param(4, 6, ("null", "selective", "full"), UNFUSED, id="unfused-dp4"),
         pytest.param(8, 6, ("null", "full"), TWO_TENSOR_PARALLEL, id="fused-dp4-tp2"),
         pytest.param(
