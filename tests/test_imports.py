@@ -36,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "platform": ENGINE,
     "model": PURE | ENGINE | {"platform"},
     "training": PURE | ENGINE | {"planning", "data", "model", "platform"},
+    # Traces a step of training on fake tensors, in a process of its own.
+    "tracing": PURE | ENGINE | {"model", "platform", "training"},
     "launch": PURE,
     "preflight": PURE | ENGINE | {"planning", "data", "platform"},
     "evaluation": {"torch"},

@@ -55,12 +55,20 @@ def plan(
     one_job: Annotated[
         bool, typer.Option("--one-job", help="Refuse where the run does not end within one job's walltime.")
     ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Trace the memory of the real model's steps without a GPU; takes a minute or more.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a recipe does, needs and costs, before anything is started; exit 1 where it cannot run.
 
     Example: retrieva plan recipes/retrievabert-1.3b.yaml --cluster slurm-h100 --nodes 4 optimizer.lr=1e-4
     """
+    from retrieva_pretrain.cli.plan_trace import show_traced
     from retrieva_pretrain.planning.corpora import plan_data
     from retrieva_pretrain.planning.limits import refuse_impossible
     from retrieva_pretrain.planning.plan import make_plan
@@ -95,7 +103,12 @@ def plan(
             typer.echo("\n".join(f"  {override}" for override in found))
         return
     made = make_plan(loaded, count, hardware, mfu=mfu, backend=backend)
-    _show(made.as_json(), as_json, lambda: render(made))
+    content = made.as_json()
+    if trace and as_json:
+        show_traced(loaded, made, content)
+    _show(content, as_json, lambda: render(made))
+    if trace and not as_json:
+        show_traced(loaded, made, None)
     refuse_impossible(loaded, made, one_job=one_job)
 
 

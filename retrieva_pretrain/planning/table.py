@@ -130,7 +130,7 @@ def _memory(plan: Plan) -> list[RenderableType]:
         "grads",
         "optim",
         "kept",
-        "again",
+        "layer",
         "logits",
         "GiB/GPU",
     ):
@@ -145,7 +145,7 @@ def _memory(plan: Plan) -> list[RenderableType]:
             memory.gradients,
             memory.optimizer,
             memory.activations,
-            memory.recomputation,
+            memory.recomputation + memory.backward,
             memory.logits,
         )
         table.add_row(
@@ -155,11 +155,12 @@ def _memory(plan: Plan) -> list[RenderableType]:
             _gib(memory.total),
             style="bold red" if usable is not None and memory.total > usable else None,
         )
-    backend = {"local": "local (holds s x s scores)", "flash": "flash (derived, not measured)"}[
-        plan.attention_backend
-    ]
+    backend = {"local": "local (holds s x s scores)", "flash": "without scores"}[plan.attention_backend]
     of = "" if usable is None else f"; {usable / GIB:.1f} GiB of {plan.hardware.name} can be used"
-    note = f"memory: attention {backend}; kept: activations for backward; again: recomputed at a time{of}"
+    note = (
+        f"memory: attention {backend}; kept: activations for backward; layer: what one layer's backward pass computes"
+        f" again and adds, unless the logits are more; modelled, --trace traces it{of}"
+    )
     return [table, Text(note, style="dim")]
 
 

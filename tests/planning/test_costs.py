@@ -37,13 +37,7 @@ def test_the_published_run_adds_up(tokenizer: str) -> None:
     operations = sum(
         s.tokens * c.flops_per_token.total for s, c in zip(plan.stages, stages, strict=True) if c
     )
-    # The attention of the selective stages is computed twice.
-    again = sum(
-        s.tokens * c.flops_per_token.attention / 3
-        for s, c in zip(plan.stages[1:], stages[1:], strict=True)
-        if c
-    )
-    expected = (operations + again) / (32 * 989e12 * 0.35)
+    expected = operations / (32 * 989e12 * 0.35)
     assert plan.run.time.expected == pytest.approx(expected)
     assert plan.run.time.shortest < plan.run.time.expected < plan.run.time.longest
     assert plan.run.node_hours == pytest.approx(4 * expected / 3600)
@@ -67,12 +61,15 @@ def refusal(plan: Plan, recipe: Recipe) -> str:
 
 
 def test_what_does_not_fit_is_refused_with_what_does(tokenizer: str) -> None:
-    recipe = reference(tokenizer, "curriculum.3.recompute_granularity=null")
+    unfused = [tokenizer, "kernels.attention_backend=unfused", "curriculum.0.max_micro_batch_size=32"]
+    unfused += ["curriculum.1.max_micro_batch_size=16", "curriculum.2.max_micro_batch_size=8"]
+    unfused += ["curriculum.3.max_micro_batch_size=4"]
+    recipe = reference(*unfused)
     message = refusal(make_plan(recipe, 8), recipe)
     assert "curriculum.3: length 2048 takes" in message
     assert "max_micro_batch_size 1, or recompute_granularity selective" in message
     for way in (["curriculum.3.max_micro_batch_size=1"], ["curriculum.3.recompute_granularity=selective"]):
-        mended = reference(tokenizer, "curriculum.3.recompute_granularity=null", *way)
+        mended = reference(*unfused, *way)
         refuse_impossible(mended, make_plan(mended, 8))
 
 
@@ -89,12 +86,13 @@ def test_more_nodes_than_a_job_may_have_are_refused(tokenizer: str) -> None:
 
 
 def test_a_suggestion_fits_and_grows_with_the_memory(tokenizer: str) -> None:
-    recipe = reference(tokenizer)
+    unfused = "kernels.attention_backend=unfused"
+    recipe = reference(tokenizer, unfused)
     found = {
         size: suggest(recipe, 8, replace(H100, gpu_memory=size * GIB), 99_584, "local") for size in (24, 80)
     }
     for size, suggestion in found.items():
-        changed = reference(tokenizer, *suggestion.overrides(recipe))
+        changed = reference(tokenizer, unfused, *suggestion.overrides(recipe))
         refuse_impossible(changed, make_plan(changed, 8, replace(H100, gpu_memory=size * GIB)))
     assert found[80].relative_seconds < found[24].relative_seconds
     batches = [[stage.micro_batch_size for stage in found[size].stages] for size in (24, 80)]
@@ -120,13 +118,8 @@ def test_the_command_line_shows_all_of_it(tokenizer: str, tmp_path: Path) -> Non
     words = " ".join(shown.stdout.split())
     for text in ("1,301,388,032", "187.3 B", "GiB/GPU", "jobs", "node-hours", "assumed, not measured"):
         assert text in words, text
-    assert (
-        "flash (derived, not measured)"
-        in retrieva_plan(str(REFERENCE), "--attention", "flash", tokenizer).stdout
-    )
-    refused = retrieva_plan(
-        str(REFERENCE), tokenizer, "curriculum.3.recompute_granularity=null", "--gpus", "8"
-    )
+    assert "without scores" in retrieva_plan(str(REFERENCE), "--attention", "flash", tokenizer).stdout
+    refused = retrieva_plan(str(REFERENCE), tokenizer, "kernels.attention_backend=unfused", "--gpus", "8")
     assert refused.returncode == 1 and "What fits" in refused.stderr and "GiB/GPU" in refused.stdout
     plan = json.loads(retrieva_plan(str(REFERENCE), tokenizer, "--gpus", "8", "--json").stdout)
     assert plan["stages"][3]["cost"]["memory"]["logits"] > 0
