@@ -136,6 +136,8 @@ def _hardware(cluster: str | None) -> Hardware:
         gpus_per_node=profile.gpus_per_node,
         gpu_memory=memory,
         peak_tflops=profile.gpu_peak_tflops,
+        memory_bandwidth=profile.gpu_memory_bandwidth,
+        interconnect_bandwidth=profile.interconnect_bandwidth,
         max_nodes=profile.max_nodes,
         walltime=None if profile.walltime is None else seconds(profile.walltime),
         node_hour_price=profile.node_hour_price,
