@@ -177,7 +177,7 @@ def _residual(shape: Shape, name: str) -> Kernel:
 
 def attention(shape: Shape) -> Passes:
     """Return the kernels between the projections."""
-    return _unfused_attention(shape) if shape.kernels.attention == "unfused" else _flash_attention(shape)
+    return _unfused_attention(shape) if shape.kernels.keeps_scores else _flash_attention(shape)
 
 
 def _flash_attention(shape: Shape) -> Passes:
@@ -251,9 +251,7 @@ def _unfused_attention(shape: Shape) -> Passes:
 
 def _out_of_attention(shape: Shape) -> Passes:
     """The projection behind attention, bias, dropout, residual sum, and the second norm."""
-    projection = linear(
-        shape, "projection", shape.heads * shape.kv_channels, shape.hidden_size, shape.tokens
-    )
+    projection = linear(shape, "projection", shape.heads * shape.kv_channels, shape.hidden_size, shape.tokens)
     added = bias_dropout_add(shape, "attention", with_norm=True)
     second = norm(shape, "norm 2", shape.between)
     if shape.kernels.compile_layers:
@@ -291,7 +289,10 @@ def _feed_forward(shape: Shape) -> Passes:
     down = linear(shape, "feed-forward out", f, h, tokens)
     moved = e * tokens * f
     if shape.kernels.bias_activation_fusion or shape.kernels.compile_layers:
-        gate, gate_gradient = Kernel("bias, SwiGLU", "pass", 3 * moved), Kernel("SwiGLU gradient", "pass", 5 * moved)
+        gate, gate_gradient = (
+            Kernel("bias, SwiGLU", "pass", 3 * moved),
+            Kernel("SwiGLU gradient", "pass", 5 * moved),
+        )
     else:
         # Bias 4, SiLU 2, an offset of 0 for the other half 2, product 3; backward products 6, SiLU 3, halves joined 4.
         gate = Kernel("bias, SwiGLU", "pass", 11 * moved, launches=4)

@@ -59,9 +59,7 @@ def data_parallel(
     buckets = max(1, parameters // max(_BUCKET, 1_000_000 * data_parallel_size))
     if not recipe.parallelism.use_distributed_optimizer:
         return DataParallel(2 * of_gradients, 0.0, buckets)
-    return DataParallel(
-        of_gradients, _ring(e * parameters, data_parallel_size, tensor, hardware), buckets
-    )
+    return DataParallel(of_gradients, _ring(e * parameters, data_parallel_size, tensor, hardware), buckets)
 
 
 def _most_parameters(recipe: Recipe, padded_vocab_size: int) -> int:
@@ -84,7 +82,9 @@ def of_layer(shape: Shape, hardware: Hardware) -> tuple[float, float]:
 
 def between_stages(shape: Shape, hardware: Hardware) -> float:
     """Return the seconds in which one micro-batch's hidden states reach the next pipeline stage."""
-    moved = shape.element * shape.tokens * shape.hidden_size / (shape.tensor if shape.sequence_parallel else 1)
+    moved = (
+        shape.element * shape.tokens * shape.hidden_size / (shape.tensor if shape.sequence_parallel else 1)
+    )
     return _LATENCY + moved / (min(INSIDE_NODE, hardware.between_nodes) * 1e9 * _REACHED)
 
 
