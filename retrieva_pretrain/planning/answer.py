@@ -92,7 +92,12 @@ def _origins(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _ignored(plan: Plan) -> list[RenderableType]:
-    return [Text(message, style="yellow") for message in plan.ignored]
+    """Say what is ignored, fields of one reason together."""
+    fields: dict[str, list[str]] = {}
+    for message in plan.ignored:
+        field, _, reason = message.partition(": ")
+        fields.setdefault(reason, []).append(field)
+    return [Text(f"{', '.join(names)}: {reason}", style="yellow") for reason, names in fields.items()]
 
 
 def speed_tables(plan: Plan) -> list[RenderableType]:

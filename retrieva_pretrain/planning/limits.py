@@ -55,13 +55,15 @@ def _way_out(recipe: Recipe, plan: Plan, index: int, padded: int, usable: int) -
     """Name the changes that fit, each alone; the smallest first."""
     planned = plan.stages[index]
     ways = []
-    for granularity in (recipe.curriculum[index].recompute_granularity, *granularities(recipe)[1:]):
+    kinds = granularities(recipe)
+    now = recipe.curriculum[index].recompute_granularity
+    for granularity in kinds[kinds.index(now) :]:
         changed = with_stage(recipe, index, recompute_granularity=granularity, recompute_num_layers=None)
         micro = _largest_that_fits(changed, plan, index, padded, usable)
         if micro is None:
             continue
         change = f"max_micro_batch_size {micro}"
-        if granularity != recipe.curriculum[index].recompute_granularity:
+        if granularity != now:
             change = f"recompute_granularity {granularity}" + (
                 f" with {change}" if micro < planned.micro_batch_size else ""
             )

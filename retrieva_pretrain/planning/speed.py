@@ -103,7 +103,7 @@ class SpeedSource:
             return speed("modelled", "modelled", modelled.total, modelled)
         origin = f"measured on {self.measured.date}, {self.measured.device}"
         if entry.micro_batch_size != layout.micro_batch_size:
-            origin += f", at {entry.micro_batch_size} samples for {layout.micro_batch_size}"
+            origin += f", scaled from {entry.micro_batch_size} samples to {layout.micro_batch_size}"
         parts = self._measured_step(recipe, index, layout, padded_vocab_size, entry)
         return speed("measured", origin, parts.total, parts)
 
