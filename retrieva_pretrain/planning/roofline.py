@@ -41,8 +41,8 @@ HOST_PAUSE = 2e-3
 _FLASH_HALF = 190
 _FLASH = (390 / 989, 315 / 989)
 """FlashAttention-2 with dropout and heads of 64 on an H100, forward and backward: shares of the dense peak that it nears
-with the length s as s / (s + 190). Fitted by eye to what others report: 150 and 120 TFLOP/s at 128 positions, 300 and 240
-at 512, 360 and 290 at 2,048."""
+with the length s as s / (s + 190): 157 and 127 TFLOP/s at 128 positions, 284 and 230 at 512, 357 and 288 at 2,048. An
+assumption of the size that the kernel's authors report without dropout for long sequences, less at short ones."""
 
 _FP32 = 67 / 989
 """An H100 without tensor cores, as torch multiplies fp32 by default."""
