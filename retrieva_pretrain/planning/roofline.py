@@ -15,7 +15,7 @@ from functools import lru_cache
 from math import ceil
 
 from retrieva_pretrain.planning.hardware import MULTIPROCESSORS, Hardware
-from retrieva_pretrain.planning.kernels import Kernel
+from retrieva_pretrain.planning.kernels import Kernel, Shape
 
 _TILES = ((128, 256, 0.92), (256, 128, 0.92), (128, 128, 0.85), (64, 256, 0.80))
 """Rows and columns of cuBLAS's tiles, and the share of the sustained rate that one reaches: smaller ones reload more."""
@@ -38,11 +38,15 @@ LAUNCH = 7e-6
 HOST_PAUSE = 2e-3
 """Seconds of a micro-batch in which the device waits for the host: its beginning, and what is read back."""
 
-_FLASH_HALF = 190
-_FLASH = (390 / 989, 315 / 989)
-"""FlashAttention-2 with dropout and heads of 64 on an H100, forward and backward: shares of the dense peak that it nears
-with the length s as s / (s + 190): 157 and 127 TFLOP/s at 128 positions, 284 and 230 at 512, 357 and 288 at 2,048. An
-assumption of the size that the kernel's authors report without dropout for long sequences, less at short ones."""
+_FLASH = ((324 / 989, 75), (310 / 989, 330))
+"""FlashAttention-2, forward and backward: the share of the dense peak that it nears with the length s as s / (s + n), and n.
+
+From what others measured on an H100 with heads of 64, no mask and no dropout, in TFLOP/s: forward 282 at 512 positions, 318
+at 2,048, 324 at 16,384 (Shah et al., "FlashAttention-3", 2024, figure 5); backward 189 at 512, 257 at 2,048, 300 at 8,192
+(flash-attention, pull request 2688). Lengths below 512 are extrapolated, other heads taken as these."""
+
+_FLASH_DROPOUT = 0.9
+"""What dropout leaves of both: drawing takes 5 to 25 % on other cards (flash-attention, pull request 2439)."""
 
 _FP32 = 67 / 989
 """An H100 without tensor cores, as torch multiplies fp32 by default."""
@@ -91,16 +95,24 @@ class Rates:
     """Products of the unfused attention, which FP8 leaves alone."""
 
 
-def rates(hardware: Hardware, seq_length: int, element: int, fp8: str | None) -> Rates:
-    """Return the rates of a device at this length, in operations and bytes per second."""
-    precision = 1.0 if element == 2 else _FP32
+def copy_rate(hardware: Hardware) -> float:
+    """Return the bytes per second, read plus write, of kernels that only move data."""
+    return hardware.sustained_copy * _COPY
+
+
+def rates(hardware: Hardware, shape: Shape) -> Rates:
+    """Return the rates of a device with micro-batches of this shape, in operations and bytes per second."""
+    precision = 1.0 if shape.element == 2 else _FP32
     sustained = hardware.sustained_operations * _OVER_SHAPES * precision
-    of_length = seq_length / (seq_length + _FLASH_HALF)
     peak = (hardware.peak_tflops or 0.0) * 1e12 * precision
+    peak *= _FLASH_DROPOUT if shape.attention_dropout else 1.0
+    forward, backward = (
+        share * peak * shape.seq_length / (shape.seq_length + half) for share, half in _FLASH
+    )
     return Rates(
-        products=sustained * (_FP8 if fp8 else 1.0),
-        attention=(_FLASH[0] * peak * of_length, _FLASH[1] * peak * of_length),
-        copy=hardware.sustained_copy * _COPY,
+        products=sustained * (_FP8 if shape.kernels.fp8 else 1.0),
+        attention=(forward, backward),
+        copy=copy_rate(hardware),
         batched=sustained,
     )
 

@@ -219,7 +219,9 @@ def render_what_if(rows: Sequence[Row]) -> RenderableType:
         )
     if all(row.plan is None or row.plan.run is None or row.plan.run.price is None for row in rows):
         table.columns.pop()
-    return Group(table, *notes)
+    origins = sorted({speed.source for row in rows if row.plan for speed in row.plan.speeds})
+    source = [_note(f"times: {' and '.join(origins)}")] if origins else []
+    return Group(table, *source, *notes)
 
 
 def _gib(size: float) -> str:

@@ -15,7 +15,7 @@ from retrieva_pretrain.planning.kernels import Kernel, Shape, attention, layer
 from retrieva_pretrain.planning.kernels_ends import embedding, head
 from retrieva_pretrain.planning.network import between_stages, data_parallel, of_layer
 from retrieva_pretrain.planning.parameters import rank_parameters
-from retrieva_pretrain.planning.roofline import HOST_PAUSE, Busy, busy, rates
+from retrieva_pretrain.planning.roofline import HOST_PAUSE, Busy, busy, copy_rate, rates
 from retrieva_pretrain.recipe.kernels import resolve_kernels
 from retrieva_pretrain.recipe.layout import StageLayout, scored_slots
 from retrieva_pretrain.recipe.schema import Recipe
@@ -120,7 +120,7 @@ def micro_batch(
 def _on_rank(recipe: Recipe, index: int, shape: Shape, hardware: Hardware, rank: int) -> MicroBatch:
     pipeline, stage = recipe.parallelism.pipeline_model_parallel_size, recipe.curriculum[index]
     layers = recipe.model.num_layers // pipeline
-    speed = rates(hardware, shape.seq_length, shape.element, shape.kernels.fp8)
+    speed = rates(hardware, shape)
 
     def run(kernels: tuple[Kernel, ...], *, backward: bool) -> Busy:
         return busy(kernels, speed, backward=backward)
@@ -158,7 +158,7 @@ def optimizer_seconds(
     shares = data_parallel_size if recipe.parallelism.use_distributed_optimizer else 1
     written = 2 if recipe.precision == "bf16" else 0
     moved = parameters * (12 + (40 + written) / shares)
-    return moved / rates(hardware, 1, 4, None).copy
+    return moved / copy_rate(hardware)
 
 
 def step_seconds(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieva_pretrain.planning.flops import count_flops, training_flops
-from retrieva_pretrain.planning.hardware import GIB, H100, Hardware
+from retrieva_pretrain.planning.hardware import H100, Hardware
 from retrieva_pretrain.planning.kernels import bytes_of, layer
 from retrieva_pretrain.planning.kernels_ends import embedding, head
 from retrieva_pretrain.planning.network import data_parallel
@@ -100,14 +100,15 @@ def test_the_model_agrees_with_an_independent_prediction(
 ) -> None:
     """H100-days of the whole run in micro-batches alone, as a list of traced kernels at the same ceilings predicts it.
 
-    That prediction is no measurement either: this holds formulas against a trace.
+    That prediction is no measurement either: this holds formulas against a trace. It assumed faster flash kernels than
+    others have measured since, about 3 % of the run.
     """
     recipe, total = reference(*overrides), 0.0
     for index, stage in enumerate(recipe.curriculum):
         samples = stage.max_micro_batch_size
         seconds = micro_batch(recipe, index, samples, VOCABULARY, H100).seconds
         total += stage.train_iters * recipe.global_batch_size / samples * seconds
-    assert total / 86_400 == pytest.approx(days, rel=0.05), name
+    assert total / 86_400 == pytest.approx(days, rel=0.06), name
 
 
 def test_the_shipped_recipe_takes_at_most_42_gpu_days() -> None:
@@ -116,6 +117,9 @@ def test_the_shipped_recipe_takes_at_most_42_gpu_days() -> None:
     cost = next(line for line in shown.splitlines() if line.startswith("cost"))
     assert 30 < float(cost.split()[1]) <= 42
     assert "modelled" in shown and "fits: " in shown
+    page = (REPOSITORY / "docs" / "planning.md").read_text(encoding="utf-8")
+    for line in shown.splitlines()[:5]:
+        assert line.startswith("memory") or f"\n{line.rstrip()}\n" in page, line
 
 
 def step(recipe: Recipe, index: int, samples: int, gpus: int = 8, hardware: Hardware = H100) -> StepSeconds:
@@ -239,5 +243,13 @@ def test_more_steps_take_proportionally_longer_and_more_gpus_less() -> None:
 
 
 def test_an_idle_gpu_has_no_kernels() -> None:
-    assert busy((), rates(H100, 128, 2, None), backward=False).device == 0
-    assert H100.usable_memory is not None and H100.usable_memory < 80 * GIB
+    assert busy((), rates(H100, shape_of(reference(), 0, 1, VOCABULARY)), backward=False).device == 0
+
+
+def test_flash_rates_are_those_that_others_measured() -> None:
+    """In TFLOP/s on an H100, heads of 64, no dropout; forward and backward."""
+    measured = {512: (282, 189), 2048: (318, 257)}
+    for index in (2, 3):
+        shape = shape_of(reference("model.attention_dropout=0.0"), index, 1, VOCABULARY)
+        found = [rate / 1e12 for rate in rates(H100, shape).attention]
+        assert found == pytest.approx(measured[shape.seq_length], rel=0.05)
