@@ -267,7 +267,7 @@ def _promises(results: Results) -> Iterator[Sequence[str]]:
 def _machine(results: Results) -> list[str]:
     found = next((r for r in results if r["part"] == "machine" and r["kind"] == "versions"), None)
     if found is None:
-        return [f"- Machine, versions, date: {NOT_YET}."]
+        return [f'- Not measured: machine, versions and date are "{NOT_YET}".']
     rate = next((r for r in results if r["kind"] == "matmul"), {})
     copy = next((r for r in results if r["kind"] == "copy"), {})
     return [
