@@ -27,7 +27,12 @@ BEGIN_SECONDS = 240.0
 """After which no further stage is begun."""
 
 # What torchrun has told the process that starts the timing, and what would make that process's log and end its own.
-_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+_OF_A_RANK = frozenset(
+    {
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+        *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", LOGS_VARIABLE),
+    }
+)
 
 
 def stage_times(spec: JobSpec) -> Path:
@@ -73,9 +78,11 @@ def time_stages(
 
 
 def _own_environment() -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(_TORCHRUN_VARIABLES)}
-    ours.pop(LOGS_VARIABLE, None)
-    return ours
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_A_RANK and not name.startswith("TORCHELASTIC_")
+    }
 
 
 def _last_line(log: Path) -> str:

@@ -229,6 +229,27 @@ def test_a_timing_that_fails_is_yellow_and_hides_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.engine
+def test_a_divided_model_is_timed_by_the_processes_of_one_copy(
+    tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
+) -> None:
+    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
+    recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
+    recipe += ["parallelism.pipeline_model_parallel_size=2", "model.num_layers=2"]
+    words = ["preflight", "--processes", 2, "--json", "--measured", "measured.json", "--recipe", *recipe]
+    result = json.loads(retrieva(*words, cwd=tmp_path).stdout)
+    assert "error" not in result["stage_times"]
+    entries = read_measured(tmp_path / "measured.json").entries
+    assert [entry.pipeline_model_parallel_size for entry in entries] == [2] * 4
+    # More processes than the node has: said, and no other check is lost.
+    words[2] = 1
+    result = json.loads(retrieva(*words, cwd=tmp_path).stdout)
+    found = {finding["check"]: finding for finding in result["findings"]}
+    assert "takes 2 processes" in found["training speed"]["said"]
+    assert found["corpora"]["level"] == "green"
+
+
+@pytest.mark.slow
 def test_a_corpus_that_is_not_there_is_red_and_the_exit_code_says_so(tmp_path: Path) -> None:
     done = retrieva("preflight", "--recipe", RECIPE, code=1, cwd=tmp_path)
     assert "red" in done.stdout
