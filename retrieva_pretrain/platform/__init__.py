@@ -52,6 +52,12 @@ class Platform(Protocol):
     def has_fp8(self) -> bool:
         """Whether the device multiplies in FP8."""
 
+    def free_memory(self) -> int:
+        """Bytes that this process could still take: of its device, or of the host's memory."""
+
+    def release_memory(self) -> None:
+        """Give back what torch keeps of memory that nothing uses any more."""
+
     def missing_for_compilation(self) -> str | None:
         """What torch.compile lacks on this machine; None where it has everything."""
 

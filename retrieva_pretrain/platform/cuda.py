@@ -90,6 +90,15 @@ class CudaPlatform(CountsReads):
         """Return whether the bound device is of compute capability 8.9 (Ada, Hopper) or later."""
         return torch.cuda.get_device_capability() >= (8, 9)
 
+    def free_memory(self) -> int:
+        """Return what the driver has free on the device, and what torch keeps of it without using it."""
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + cached
+
+    def release_memory(self) -> None:
+        """Empty the caching allocator."""
+        torch.cuda.empty_cache()
+
     def missing_for_compilation(self) -> str | None:
         """Return what Triton lacks."""
         return missing_for_triton()

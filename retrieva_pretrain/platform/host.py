@@ -61,6 +61,13 @@ class HostPlatform(CountsReads):
         """Return False: no CPU product is in FP8 here."""
         return False
 
+    def free_memory(self) -> int:
+        """Return four fifths of what the machine has available: who takes all of it is killed, or gets others killed."""
+        return int(0.8 * psutil.virtual_memory().available)
+
+    def release_memory(self) -> None:
+        """Do nothing: malloc uses again what it keeps."""
+
     def missing_for_compilation(self) -> str | None:
         """Return what inductor's C++ lacks."""
         return missing_for_cpp()
