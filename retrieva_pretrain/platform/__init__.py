@@ -54,6 +54,9 @@ class Platform(Protocol):
     def offer_gradient_accumulation_fusion(self) -> bool:
         """Let megatron-core add weight gradients inside their products; returns whether it can here."""
 
+    def abandon_process_group(self) -> None:
+        """Leave the process group without waiting for collectives that are under way, after a failure."""
+
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given, so that a clock can be read."""
 
