@@ -37,7 +37,7 @@ from retrieva_pretrain.planning.flops import training_flops
 from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.batch import MicroBatch, to_device
+from retrieva_pretrain.training.batch import MicroBatch, host_batch, to_device
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.distributed import initialize, shut_down
 from retrieva_pretrain.training.evaluation import Evaluator
@@ -110,7 +110,7 @@ class Bench:
         slots = scored_slots(self.recipe.objective.masking_probability, 128)
         return [
             [
-                to_device(rows, int(numbers[0]), slots)
+                to_device(host_batch(rows, int(numbers[0]), slots))
                 for numbers, rows in self.reading.micro_batches(s, 0, 1, 8)
             ]
             for s in range(step, step + BLOCK)

@@ -1,6 +1,7 @@
 """Micro-batches made ahead of the steps that read them, by a thread beside the training.
 
-Samples are a function of their numbers alone, so who makes them and when changes nothing in them. The thread ends
+They are a function of their step alone, so who makes them and when changes nothing in them. What a micro-batch is
+this module does not ask: the training has them made in host memory that the device can copy from. The thread ends
 with `close`, when the curriculum ends, and when a sample cannot be made: that error is raised where the sample is
 read.
 """
@@ -10,38 +11,32 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
-from retrieva_pretrain.data.batches import Samples, TrainingSamples
-from retrieva_pretrain.data.order import Integers
-
-MicroBatchSamples = tuple[Integers, Samples]
-# What was made, and whether it is its step's last.
-_Made = tuple[MicroBatchSamples | Exception, bool]
+MicroBatch = TypeVar("MicroBatch")
 
 
-class Prefetch:
+class Prefetch(Generic[MicroBatch]):
     """One process's micro-batches of one step after another."""
 
-    def __init__(
-        self,
-        samples: TrainingSamples,
-        data_parallel_rank: int,
-        data_parallel_size: int,
-        micro_batch_sizes: Sequence[int],
-        ahead: int,
-    ) -> None:
-        """Take this process's place, the micro-batch size of every stage, and how many to keep ready; 0: no thread."""
-        self._samples = samples
-        self._place = data_parallel_rank, data_parallel_size
-        self._sizes = micro_batch_sizes
+    def __init__(self, make: Callable[[int], Iterator[MicroBatch]], total_steps: int, ahead: int) -> None:
+        """Prepare to make micro-batches.
+
+        Args:
+            make: yields this process's micro-batches of a 0-based step, in the thread.
+            total_steps: of the curriculum.
+            ahead: how many micro-batches to keep ready; 0: no thread, each is made when it is read.
+        """
+        self._make = make
+        self._total_steps = total_steps
         self._ahead = ahead
-        self._maker: _Maker | None = None
+        self._maker: _Maker[MicroBatch] | None = None
         self.waited = 0.0
         """Seconds, in all, for which the reader had to wait."""
 
-    def step(self, step: int) -> Iterator[MicroBatchSamples]:
-        """Yield the step's micro-batches: their sample numbers and the samples.
+    def step(self, step: int) -> Iterator[MicroBatch]:
+        """Yield the step's micro-batches.
 
         Steps are meant to be read in their order and to their ends; any other is made anew from its start.
 
@@ -50,8 +45,7 @@ class Prefetch:
         """
         if self._ahead and (self._maker is None or self._maker.next_step != step):
             self.close()
-            end = self._samples.positions.curriculum.total_steps
-            self._maker = _Maker(self._make, step, end, self._ahead)
+            self._maker = _Maker(self._make, step, self._total_steps, self._ahead)
         source = self._make(step) if self._maker is None else self._maker.read(step)
         while True:
             started = time.perf_counter()
@@ -67,22 +61,17 @@ class Prefetch:
             self._maker.close()
             self._maker = None
 
-    def _make(self, step: int) -> Iterator[MicroBatchSamples]:
-        stage = self._samples.positions.curriculum.at(step).index
-        return self._samples.micro_batches(step, *self._place, self._sizes[stage])
 
-
-class _Maker:
+class _Maker(Generic[MicroBatch]):
     """The thread, and the micro-batches it has ready."""
 
-    def __init__(
-        self, make: Callable[[int], Iterator[MicroBatchSamples]], step: int, end: int, ahead: int
-    ) -> None:
+    def __init__(self, make: Callable[[int], Iterator[MicroBatch]], step: int, end: int, ahead: int) -> None:
         """Begin to make the steps from `step` to before `end`, at most `ahead` micro-batches ahead of the reader."""
         self._make = make
         self._end = end
         self._ahead = ahead
-        self._ready: deque[_Made] = deque()
+        # What was made, and whether it is its step's last.
+        self._ready: deque[tuple[MicroBatch | Exception, bool]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self.next_step: int | None = step
@@ -91,7 +80,7 @@ class _Maker:
         self._thread = threading.Thread(target=self._run, args=(step,), name="prefetch", daemon=True)
         self._thread.start()
 
-    def read(self, step: int) -> Iterator[MicroBatchSamples]:
+    def read(self, step: int) -> Iterator[MicroBatch]:
         """Yield what was made for `next_step`, which is `step`."""
         self.next_step, last = None, False
         while not last:
@@ -117,7 +106,7 @@ class _Maker:
         try:
             for step in range(first, self._end):
                 # One is held back, to tell the last of a step from the others.
-                held: MicroBatchSamples | None = None
+                held: MicroBatch | None = None
                 for made in self._make(step):
                     if held is not None and not self._put((held, False)):
                         return
@@ -127,7 +116,7 @@ class _Maker:
         except Exception as error:
             self._put((error, True))
 
-    def _put(self, made: _Made) -> bool:
+    def _put(self, made: tuple[MicroBatch | Exception, bool]) -> bool:
         """Wait for room and hand something over; returns whether anybody still wants more."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._ready) < self._ahead or self._closed)

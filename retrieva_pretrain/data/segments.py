@@ -11,6 +11,8 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
+_BOUNDS_MULTIPLE = 64
+
 
 def segment_ids(
     tokens: NDArray[np.int64], ends: Collection[int], *, window_tokens: bool
@@ -38,3 +40,19 @@ def position_ids(segments: NDArray[np.int64]) -> NDArray[np.int64]:
     changed = segments[:, 1:] != segments[:, :-1]
     np.multiply(changed, columns[1:], out=begins[:, 1:])
     return np.asarray(columns - np.maximum.accumulate(begins, axis=1))
+
+
+def document_bounds(segments: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return where documents begin when the samples [b, s] are laid end to end: int32 [n + 1], the last b x s.
+
+    What attention over documents of different lengths calls `cu_seqlens`. A sample begins a document. n + 1 is rounded
+    up to a multiple of 64 with empty documents at the end (the last bound again), so that kernels which are compiled
+    or chosen for a shape meet few of them.
+    """
+    begins = np.ones(segments.shape, dtype=np.bool_)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    first = np.flatnonzero(begins)
+    count = -(-(len(first) + 1) // _BOUNDS_MULTIPLE) * _BOUNDS_MULTIPLE
+    bounds = np.full(count, segments.size, dtype=np.int32)
+    bounds[: len(first)] = first
+    return bounds

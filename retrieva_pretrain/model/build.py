@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.model.gradients import finalize_gradients
 from retrieva_pretrain.model.initialization import draw_initial_weights
 from retrieva_pretrain.model.kernels import kernels_here
 from retrieva_pretrain.model.layers import document_attention, layer_spec
@@ -48,6 +48,8 @@ def transformer_config(recipe: Recipe, **changes: Any) -> TransformerConfig:
         "bf16": recipe.precision == "bf16",
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
+        # Or the device would be waited for after every exchange between stages; it works round a fault of torch before 1.11.
+        "batch_p2p_sync": False,
         "tensor_model_parallel_size": recipe.parallelism.tensor_model_parallel_size,
         "pipeline_model_parallel_size": recipe.parallelism.pipeline_model_parallel_size,
         "deterministic_mode": recipe.deterministic,
@@ -81,12 +83,15 @@ def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> MaskedLanguageModel:
+def build_model(
+    recipe: Recipe, padded_vocab_size: int, *, draw_weights: bool = True, **changes: Any
+) -> MaskedLanguageModel:
     """Build this process's part of the model, unwrapped, with weights drawn from the recipe's seed.
 
     Args:
         recipe: the resolved recipe.
         padded_vocab_size: rows of the embedding, a multiple of the tensor-parallel size.
+        draw_weights: False where weights are loaded next: matrices then hold whatever was in memory.
         changes: overrides of `TransformerConfig` fields.
     """
     kernels = kernels_here(recipe)
@@ -104,9 +109,10 @@ def build_model(recipe: Recipe, padded_vocab_size: int, **changes: Any) -> Maske
         share_embeddings_and_output_weights=recipe.model.share_embeddings_and_output_weights,
         add_binary_head=False,
     )
-    draw_initial_weights(
-        model, seed=recipe.seed, std=recipe.model.init_method_std, num_layers=recipe.model.num_layers
-    )
+    if draw_weights:
+        draw_initial_weights(
+            model, seed=recipe.seed, std=recipe.model.init_method_std, num_layers=recipe.model.num_layers
+        )
     return model
 
 
@@ -130,7 +136,7 @@ def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataPar
         module,
     )
     wrapped.broadcast_params()
-    model.config.finalize_model_grads_func = finalize_model_grads
+    model.config.finalize_model_grads_func = finalize_gradients
     model.config.no_sync_func = wrapped.no_sync
     return wrapped
 

@@ -58,14 +58,17 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
             labels: [b, m] ids of the true tokens (m = s without `scored_positions`).
             segment_ids: [b, s] number of each position's document; attention stays inside documents. None where
                 it crosses them.
-            cu_seqlens: int32 [documents + 1] where documents begin when the samples are laid end to end; goes with
-                `segment_ids`, and is worked out from them where it is None, for which the device must be waited.
+            cu_seqlens: int32 [documents + 1] where documents begin when the samples are laid end to end
+                (`data.segments.document_bounds`); goes with `segment_ids`, unless the layers take a mask.
 
         Returns:
             Before the last pipeline stage: hidden states [s, b, h].
             On the last, with labels: the loss of each scored position and whether its most probable token
             is the label, both float [b, m].
             On the last, without labels: logits [b, m, padded vocabulary / tensor-parallel size].
+
+        Raises:
+            ValueError: `segment_ids` without the `cu_seqlens` that these layers need.
         """
         encoder_input = None
         if self.pre_process:
@@ -93,9 +96,12 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
         if segment_ids is not None and attention_mask is None:
             if self.document_attention == "mask":
                 attention_mask = other_segments(segment_ids)
+            elif cu_seqlens is None:
+                raise ValueError(
+                    "these layers keep attention inside documents by their bounds: give cu_seqlens"
+                )
             else:
-                bounds = document_bounds(segment_ids) if cu_seqlens is None else cu_seqlens
-                documents = self._documents(bounds, seq_length=segment_ids.size(1))
+                documents = self._documents(cu_seqlens, seq_length=segment_ids.size(1))
         if documents is not None and self.document_attention == "thd" and encoder_input is not None:
             return self._end_to_end(encoder_input, documents)
         return cast(
@@ -141,14 +147,6 @@ class MaskedLanguageModel(BertModel):  # type: ignore[misc]
     def _sanity_check_attention_and_get_attn_mask_dimension(self) -> str:
         """Keep the mask type that `layers.py` chose: upstream makes it `padding` for every Transformer Engine."""
         return "b1ss"
-
-
-def document_bounds(segment_ids: Tensor) -> Tensor:
-    """[b, s] -> int32 [documents + 1]: where each document begins when the samples are laid end to end."""
-    begins = torch.ones_like(segment_ids, dtype=torch.bool)
-    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
-    first = begins.flatten().nonzero().squeeze(1)
-    return torch.cat([first, first.new_tensor([segment_ids.numel()])]).to(torch.int32)
 
 
 def other_segments(segment_ids: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ runs on the cluster.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal, Protocol
 
@@ -20,6 +21,9 @@ class Platform(Protocol):
 
     distributed_backend: str
     """The backend of `torch.distributed`: `nccl` or `gloo`."""
+
+    reads: int
+    """How often `read` was called in this process."""
 
     def prepare(self, local_rank: int) -> None:
         """Claim this process's device. Must run before any megatron-core object is built."""
@@ -57,6 +61,24 @@ class Platform(Protocol):
     def abandon_process_group(self) -> None:
         """Leave the process group without waiting for collectives that are under way, after a failure."""
 
+    def process_group_device(self) -> torch.device | None:
+        """The device to bind the process group to, so that NCCL never has to guess it; None where there is none."""
+
+    def pin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of host memory from which a copy to the device need not be waited for.
+
+        Any thread may call it. Torch gives pinned memory to nobody else before the copies that read it are done.
+        """
+
+    def send(self, values: Sequence[float]) -> torch.Tensor:
+        """Return numbers as a float64 tensor [n] on the device, without waiting for it."""
+
+    def read(self, tensor: torch.Tensor) -> list[float]:
+        """Return what a tensor [n] on the device holds: WAITS until the device has computed it.
+
+        All that the training reads goes through here, and `reads` counts it.
+        """
+
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given, so that a clock can be read."""
 
@@ -66,8 +88,11 @@ class Platform(Protocol):
     def memory(self) -> int:
         """Bytes: the most this process ever had allocated on its device, or what it holds of the host's memory."""
 
+    def reserved_memory(self) -> int | None:
+        """Bytes: the most that torch ever held of the device, in use or not; None where there is no such thing."""
+
     def forget_peak_memory(self) -> None:
-        """Let `memory` count the most from now on."""
+        """Let `memory` and `reserved_memory` count the most from now on."""
 
     def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
         """What torch's profiler can watch here."""

@@ -2,7 +2,8 @@
 
 megatron-core's distributed optimizer expects the state layout of their fused Adams, `step` on the parameter
 group and not on each parameter; with torch's own AdamW a checkpoint saves but fails to load
-(`KeyError: 'step'`, megatron-core 0.16.1 and 0.19.2). This class keeps that layout; the update is torch's.
+(`KeyError: 'step'`, megatron-core 0.16.1 and 0.19.2). This class keeps that layout; the update is torch's fused one,
+a few kernels for each group of parameters.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim.adamw import adamw
 
 
 class GroupStepAdam(torch.optim.Optimizer):
@@ -37,7 +37,7 @@ class GroupStepAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; those of a group are of one type, on one device."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             group["step"] = group.get("step", 0) + 1
@@ -50,15 +50,16 @@ class GroupStepAdam(torch.optim.Optimizer):
                     state["exp_avg"] = torch.zeros_like(p)
                     state["exp_avg_sq"] = torch.zeros_like(p)
             beta1, beta2 = group["betas"]
-            adamw(
+            # All parameters share one step count. The kernel only reads it; `torch.optim.adamw.adamw` round the kernel
+            # adds one to each entry of the list, and so would count the parameters.
+            step = torch.full((), float(group["step"]), device=params[0].device)
+            torch._fused_adamw_(
                 params,
                 [p.grad for p in params if p.grad is not None],
                 [self.state[p]["exp_avg"] for p in params],
                 [self.state[p]["exp_avg_sq"] for p in params],
                 [],
-                # torch's kernel adds one itself.
-                [torch.full((), float(group["step"] - 1), device=p.device) for p in params],
-                fused=True,
+                [step] * len(params),
                 amsgrad=False,
                 beta1=beta1,
                 beta2=beta2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
 from retrieva_pretrain.platform.compiler import missing_for_triton
 from retrieva_pretrain.platform.documents import attend_by_flash
 from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
+from retrieva_pretrain.platform.waits import CountsReads
 from retrieva_pretrain.platform.weight_gradients import (
     add_product_on_cuda,
     has_fused_weight_gradients,
@@ -22,11 +24,17 @@ from retrieva_pretrain.platform.weight_gradients import (
 )
 
 
-class CudaPlatform:
+class CudaPlatform(CountsReads):
     """CUDA under NCCL."""
 
     name: Literal["cuda", "cpu"] = "cuda"
     distributed_backend = "nccl"
+
+    def __init__(self) -> None:
+        """Choose how torch's allocator works, before anything is allocated. No device is touched."""
+        super().__init__()
+        use_expandable_segments()
+        self._bound: torch.device | None = None
 
     def prepare(self, local_rank: int) -> None:
         """Bind this process to the device of its local rank; raises RetrievaError where there are fewer."""
@@ -36,6 +44,7 @@ class CudaPlatform:
                 " Start one process a GPU (torchrun --nproc-per-node), or set CUDA_VISIBLE_DEVICES= to use the CPU."
             )
         torch.cuda.set_device(local_rank)
+        self._bound = torch.device("cuda", local_rank)
         use_adam_with_fused_state_layout()
         use_norms_that_know_sequence_parallelism()
 
@@ -45,10 +54,26 @@ class CudaPlatform:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         os.environ.setdefault("NCCL_ALGO", "Ring")
         torch.use_deterministic_algorithms(True)
+        # It only serves to find reads of memory that nobody wrote, and costs a kernel for every tensor made empty.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def device(self) -> torch.device:
+        """Return the bound device, in every thread: torch keeps the current one for each thread."""
+        return self._bound or torch.device("cuda", torch.cuda.current_device())
+
+    def process_group_device(self) -> torch.device | None:
         """Return the bound device."""
-        return torch.device("cuda", torch.cuda.current_device())
+        return self.device()
+
+    def pin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy in page-locked memory, of torch's caching allocator for it."""
+        # A thread other than the first begins with device 0 as its current one.
+        with torch.cuda.device(self.device()):
+            return tensor.pin_memory()
+
+    def send(self, values: Sequence[float]) -> torch.Tensor:
+        """Copy the numbers from pinned memory."""
+        return self.pin(torch.tensor(values, dtype=torch.float64)).to(self.device(), non_blocking=True)
 
     attend_inside_documents = staticmethod(attend_by_flash)
 
@@ -93,10 +118,27 @@ class CudaPlatform:
         """Return the most bytes that torch ever had allocated on the device."""
         return torch.cuda.max_memory_allocated()
 
+    def reserved_memory(self) -> int | None:
+        """Return the most bytes that torch's caching allocator ever held of the device."""
+        return torch.cuda.max_memory_reserved()
+
     def forget_peak_memory(self) -> None:
-        """Let `memory` count the most from now on."""
+        """Let both count the most from now on."""
         torch.cuda.reset_peak_memory_stats()
 
     def profiler_activities(self) -> list[ProfilerActivity]:
         """Return the CPU and the device."""
         return [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+
+
+def use_expandable_segments() -> None:
+    """Let torch's allocator grow its segments, unless the environment says how it is to work.
+
+    Stages of different lengths ask for blocks of different sizes; segments of a fixed size would be left full of holes.
+    Torch reads the variable when CUDA starts: PYTORCH_ALLOC_CONF, or PYTORCH_CUDA_ALLOC_CONF before 2.9. A newer torch
+    that finds both takes the first, so that a user's own setting is put into both.
+    """
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    chosen = next((os.environ[name] for name in names if os.environ.get(name)), "expandable_segments:True")
+    for name in names:
+        os.environ.setdefault(name, chosen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import psutil
@@ -21,6 +22,7 @@ from retrieva_pretrain.platform.adam import use_adam_with_fused_state_layout
 from retrieva_pretrain.platform.compiler import missing_for_cpp
 from retrieva_pretrain.platform.documents import attend_by_mask
 from retrieva_pretrain.platform.norms import use_norms_that_know_sequence_parallelism
+from retrieva_pretrain.platform.waits import CountsReads
 from retrieva_pretrain.platform.weight_gradients import add_product_on_host, offer_fused_weight_gradients
 
 _HOST = torch.device("cpu")
@@ -28,7 +30,7 @@ _HOST = torch.device("cpu")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
-class HostPlatform:
+class HostPlatform(CountsReads):
     """The CPU under gloo."""
 
     name: Literal["cuda", "cpu"] = "cpu"
@@ -44,6 +46,8 @@ class HostPlatform:
     def make_deterministic(self) -> None:
         """Let torch refuse what is not deterministic; the CPU otherwise is."""
         torch.use_deterministic_algorithms(True)
+        # It only serves to find reads of memory that nobody wrote, and costs a pass over every tensor made empty.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def device(self) -> torch.device:
         """Return the CPU."""
@@ -71,6 +75,18 @@ class HostPlatform:
         """Close gloo's connections, which ends the collectives of others."""
         dist.destroy_process_group()
 
+    def process_group_device(self) -> torch.device | None:
+        """Return None: gloo binds no device."""
+        return None
+
+    def pin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor: its memory is the device's own."""
+        return tensor
+
+    def send(self, values: Sequence[float]) -> torch.Tensor:
+        """Return the numbers as a tensor."""
+        return torch.tensor(values, dtype=torch.float64)
+
     def synchronize(self) -> None:
         """Return at once: the CPU has no queue."""
 
@@ -81,6 +97,10 @@ class HostPlatform:
     def memory(self) -> int:
         """Return the process's resident memory in bytes, as it is now."""
         return int(psutil.Process().memory_info().rss)
+
+    def reserved_memory(self) -> int | None:
+        """Return None: the CPU's allocator does not count."""
+        return None
 
     def forget_peak_memory(self) -> None:
         """Do nothing: `memory` tells no peak."""

@@ -53,7 +53,12 @@ def initialize(recipe: Recipe) -> Ranks:
     machine.prepare(int(os.environ.get("LOCAL_RANK", "0")))
     alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": HashStore(), "rank": 0, "world_size": 1}
     longest = timedelta(seconds=max(recipe.faults.step_timeout, recipe.faults.pause_timeout))
-    dist.init_process_group(machine.distributed_backend, timeout=longest + _BEHIND_WATCHDOG, **alone)
+    dist.init_process_group(
+        machine.distributed_backend,
+        timeout=longest + _BEHIND_WATCHDOG,
+        device_id=machine.process_group_device(),
+        **alone,
+    )
     return divide(recipe)
 
 
@@ -121,16 +126,18 @@ def seed_random_streams(seed: int, step: int, first_sample: int) -> None:
 
 def sum_over_processes(values: list[float]) -> list[float]:
     """Add up one list of numbers over all processes, in double precision; all get the sums."""
-    tensor = torch.tensor(values, dtype=torch.float64, device=platform.current().device())
+    machine = platform.current()
+    tensor = machine.send(values)
     dist.all_reduce(tensor)
-    return [float(v) for v in tensor.tolist()]
+    return machine.read(tensor)
 
 
 def largest_of_processes(value: float) -> float:
     """Return the largest of the processes' numbers; all get it."""
-    tensor = torch.tensor([value], dtype=torch.float64, device=platform.current().device())
+    machine = platform.current()
+    tensor = machine.send([value])
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return float(tensor.item())
+    return machine.read(tensor)[0]
 
 
 def first_problem(mine: str | None) -> str | None:

@@ -12,7 +12,7 @@ from megatron.core.distributed import DistributedDataParallel
 from retrieva_pretrain.data.batches import HeldOutSamples, Samples
 from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.batch import MicroBatch, to_device
+from retrieva_pretrain.training.batch import MicroBatch, host_batch, to_device
 from retrieva_pretrain.training.distributed import Ranks
 from retrieva_pretrain.training.step import run_micro_batches
 
@@ -86,7 +86,7 @@ class Evaluator:
             numbers = start + self.ranks.data_parallel_rank * size + np.arange(size)
             rows = {name: values[numbers % count] for name, values in samples.items()}
             rows["loss_mask"] = rows["loss_mask"] * (numbers < count)[:, None].astype(np.float32)
-            yield to_device(rows, start, slots)
+            yield to_device(host_batch(rows, start, slots))
 
 
 def _most_frequent_share(samples: Samples) -> float:

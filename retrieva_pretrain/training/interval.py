@@ -110,9 +110,19 @@ class TimeLeft:
 
 
 def line(
-    interval: Interval, left: TimeLeft, result: StepResult, done: int, *, skipped: int, memory: int
+    interval: Interval,
+    left: TimeLeft,
+    result: StepResult,
+    done: int,
+    *,
+    skipped: int,
+    memory: int,
+    reserved: int | None,
 ) -> str:
-    """Return the line after `done` steps, the last of which gave `result`; `memory` in bytes."""
+    """Return the line after `done` steps, the last of which gave `result`.
+
+    `memory` is what was allocated, in bytes; `reserved` what the allocator held, None where that is not known.
+    """
     work = left.work
     position = work.curriculum.at(done - 1)
     start, end = work.curriculum.stage_steps(position.index)
@@ -128,7 +138,8 @@ def line(
         f" norm {interval.grad_norm / norms:.3g}" + (f" skipped {skipped}" if skipped else ""),
         f"{_short(tokens)} tok/s {_short(tokens / work.world_size)}/GPU {tflops:.3g} TF/s"
         + (f" MFU {mfu:.1%}" if mfu is not None else ""),
-        f"{memory / 2**30:.1f}G wait {interval.data_wait / interval.seconds:.0%}",
+        f"{memory / 2**30:.1f}{f'/{reserved / 2**30:.1f}' if reserved is not None else ''}G"
+        f" wait {interval.data_wait / interval.seconds:.0%}",
         f"left {format_duration(left.of_stage(done))}/{format_duration(left.of_run(done))}",
     ]
     return "  ".join(groups)

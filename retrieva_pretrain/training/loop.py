@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from retrieva_pretrain import platform
 from retrieva_pretrain.errors import SkippedStepsError
 from retrieva_pretrain.model.build import gather_weights
 from retrieva_pretrain.training.checkpoint import Checkpointer
@@ -38,6 +37,8 @@ class Loop:
         self.checkpointer = checkpointer
         self.metrics = metrics
         self.profiler = profiler
+        if profiler is not None:
+            stepper.before_micro_batch = profiler.before_micro_batch
 
     def run(self, step: int) -> None:
         """Take the steps from `step` to the end of the curriculum.
@@ -52,10 +53,9 @@ class Loop:
         while step < self.curriculum.total_steps and stop is None:
             started, waited = time.perf_counter(), self.stepper.prefetch.waited
             self.watchdog.enter("step", step)
-            if self.profiler is not None:
-                self.profiler.before_step(step)
+            # The step waits for the device where it reads its figures, and nowhere else. Its update is still on the
+            # device when this returns, and counts in the time of the next step.
             result = self._take(step)
-            platform.current().synchronize()
             step += 1
             seconds = time.perf_counter() - started
             self.stop_requests.note(seconds, self.checkpointer.slowest)

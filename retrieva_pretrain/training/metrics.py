@@ -82,6 +82,7 @@ class MetricsLog:
         position = self.curriculum.at(done - 1)
         tokens = self.curriculum.consumed_tokens(done) - self.curriculum.consumed_tokens(done - 1)
         flops = self.work.of_step[position.index]
+        machine = platform.current()
         self.left.note(seconds, flops)
         self.interval.add(result, seconds, data_wait, tokens, flops)
         tflops = self.work.tflops_per_gpu(flops, seconds)
@@ -94,7 +95,8 @@ class MetricsLog:
             "tokens_per_second_per_gpu": tokens / seconds / self.work.world_size,
             "tflops_per_gpu": tflops,
             "mfu": self.work.mfu(tflops),
-            "memory_bytes": platform.current().memory(),
+            "memory_bytes": machine.memory(),
+            "reserved_memory_bytes": machine.reserved_memory(),
             "data_wait_seconds": data_wait,
             "skipped_steps": skipped,
         }
@@ -115,8 +117,17 @@ class MetricsLog:
         # A stage's last line stands at its end: an average over two lengths would say nothing.
         ends_stage = done == self.curriculum.stage_steps(position.index)[1]
         if done % self.log_interval == 0 or ends_stage:
-            memory = curves["memory_bytes"]
-            say(line(self.interval, self.left, result, done, skipped=skipped, memory=int(memory or 0)))
+            say(
+                line(
+                    self.interval,
+                    self.left,
+                    result,
+                    done,
+                    skipped=skipped,
+                    memory=machine.memory(),
+                    reserved=machine.reserved_memory(),
+                )
+            )
             self.interval = Interval()
 
     def evaluation(self, done: int, corpus: str, seq_length: int, **scores: float) -> None:

@@ -94,7 +94,11 @@ def _train(
 ) -> None:
     """Build everything, go on from the newest checkpoint and take the steps; `before` tells how the last start ended."""
     recipe = run.recipe
-    model = wrap_model(recipe, build_model(recipe, run.padded_vocab_size))
+    # The first process looks, so that all agree. Where there are checkpoints one is loaded, or the run is refused.
+    begins = ranks.is_first and run.initial is None and not run.folder.checkpoints_by_age()
+    model = wrap_model(
+        recipe, build_model(recipe, run.padded_vocab_size, draw_weights=distributed.from_first(begins))
+    )
     optimizer = build_optimizer(recipe, model)
     resumed = resume(run.folder, model, optimizer, ranks, run.initial)
     step = resumed.step

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategies
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
@@ -112,9 +113,7 @@ def _load(state: dict[str, Any], path: Path) -> dict[str, Any]:
     strategy = None
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     if group.size() > 1:
-        strategy = FullyParallelLoadStrategyWrapper(
-            dist_checkpointing.serialization.get_default_load_sharded_strategy(str(path)), group
-        )
+        strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(path)), group)
     loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strategy)
     return loaded
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from retrieva_pretrain import platform
 from retrieva_pretrain.data.batches import TrainingSamples
 from retrieva_pretrain.training.distributed import Ranks, counts_in_sums
 
@@ -74,7 +76,7 @@ def _worst(
     """Return the loss and the number of the samples with the highest losses, those not finite first."""
     mine: list[tuple[float, int]] = []
     if counts_in_sums():
-        losses = [loss for part in sample_losses for loss in part.tolist()]
+        losses = platform.current().read(torch.cat(list(sample_losses)))
         numbers = samples.step(step)[ranks.data_parallel_rank * len(losses) :].tolist()
         mine = sorted(zip(losses, numbers, strict=False), key=_badness)[:_WORST]
     everyone: list[Any] = [None] * ranks.world_size

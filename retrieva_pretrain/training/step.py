@@ -1,4 +1,8 @@
-"""One optimizer step, readable from top to bottom."""
+"""One optimizer step, readable from top to bottom.
+
+The host waits for the device once in a step: when it reads the figures that decide whether the step is taken. All else
+is queued, so that the device has the next step's forward passes to do while the host judges this one's.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.batches import TrainingSamples
 from retrieva_pretrain.data.prefetch import Prefetch
+from retrieva_pretrain.model.gradients import clip_gradients, squared_norms
 from retrieva_pretrain.model.optimizer import set_learning_rate
 from retrieva_pretrain.model.recompute import set_recompute
 from retrieva_pretrain.recipe.layout import StageLayout, scored_slots
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.batch import MicroBatch, to_device
-from retrieva_pretrain.training.distributed import (
-    Ranks,
-    counts_in_sums,
-    seed_random_streams,
-    sum_over_processes,
-)
+from retrieva_pretrain.training.batch import MicroBatch, host_batch, to_device
+from retrieva_pretrain.training.distributed import Ranks, counts_in_sums, seed_random_streams
 from retrieva_pretrain.training.saying import say
 from retrieva_pretrain.training.skip_log import log_skip
 from retrieva_pretrain.training.skipping import SkipPolicy
@@ -73,8 +74,11 @@ class Scores:
     """What the processes added to the sum beside the scores."""
 
     sample_losses: tuple[Tensor, ...] = ()
-    """[b] each: summed losses of this process's samples, micro-batch by micro-batch; empty before the last
-    pipeline stage."""
+    """[b] each, on the device: summed losses of this process's samples, micro-batch by micro-batch; empty before the
+    last pipeline stage."""
+
+    grad_norm: float | None = None
+    """Norm of the gradient over all processes, where it was asked for."""
 
     @property
     def mean_loss(self) -> float:
@@ -116,14 +120,14 @@ class Stepper:
         self.watchdog = watchdog
         self.skips = SkipPolicy(recipe.faults)
         self.prefetch = Prefetch(
-            samples,
-            ranks.data_parallel_rank,
-            ranks.data_parallel_size,
-            [layout.micro_batch_size for layout in layouts],
-            recipe.data.prefetch_micro_batches,
+            self._host_batches, self.curriculum.total_steps, recipe.data.prefetch_micro_batches
         )
+        self.before_micro_batch: Callable[[int, int, int], None] | None = None
+        """Called with the 0-based step, the micro-batch's number in it, and how many there are; for a profiler."""
+
         self._has_stepped = False
         self._stage: int | None = None
+        self._micro_batch = 0
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must remember beside tensors, as plain JSON; the same on every process."""
@@ -148,21 +152,21 @@ class Stepper:
         set_learning_rate(self.optimizer, self.recipe, rate)
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
+        self._micro_batch = 0
 
         scores = run_micro_batches(
             self.model,
-            self._micro_batches(step, position.seq_length),
+            map(to_device, self.prefetch.step(step)),
             seq_length=position.seq_length,
             micro_batch_size=layout.micro_batch_size,
             num_microbatches=layout.num_microbatches,
             before_each=partial(self._begin_micro_batch, step),
             votes=self.stop_requests.votes(),
+            optimizer=self.optimizer,
         )
-        grad_norm = None
-        reason = self.skips.judge(scores.loss, None)
-        if reason is None:
-            grad_norm = prepare_gradients(self.optimizer)
-            reason = self.skips.judge(scores.loss, grad_norm)
+        # The norm of gradients of a loss that is not finite says nothing.
+        grad_norm = scores.grad_norm if math.isfinite(scores.loss) else None
+        reason = self.skips.judge(scores.loss, grad_norm)
         if reason is None and grad_norm is not None:
             update_weights(self.optimizer, self.recipe.optimizer.clip_grad, grad_norm)
             self.skips.took(grad_norm)
@@ -197,19 +201,27 @@ class Stepper:
 
     def _begin_micro_batch(self, step: int, micro_batch: MicroBatch) -> None:
         self.watchdog.enter("step" if self._has_stepped else "start", step)
+        if self.before_micro_batch is not None:
+            count = self.layouts[self.curriculum.at(step).index].num_microbatches
+            self.before_micro_batch(step, self._micro_batch, count)
+        self._micro_batch += 1
         seed_random_streams(self.recipe.seed, step, micro_batch.first_sample)
 
-    def _micro_batches(self, step: int, seq_length: int) -> Iterator[MicroBatch]:
-        rate = self.recipe.masking_probability(self.curriculum.at(step).index)
-        slots = scored_slots(rate, seq_length)
-        for numbers, samples in self.prefetch.step(step):
-            yield to_device(samples, int(numbers[0]), slots)
+    def _host_batches(self, step: int) -> Iterator[MicroBatch]:
+        """Make this process's micro-batches of a step, in host memory; runs in the thread that works ahead."""
+        position = self.curriculum.at(step)
+        slots = scored_slots(self.recipe.masking_probability(position.index), position.seq_length)
+        ranks, size = self.ranks, self.layouts[position.index].micro_batch_size
+        for numbers, samples in self.samples.micro_batches(
+            step, ranks.data_parallel_rank, ranks.data_parallel_size, size
+        ):
+            yield host_batch(samples, int(numbers[0]), slots)
 
 
 def prepare_gradients(optimizer: MegatronOptimizer) -> float:
     """Copy the reduced gradients to the optimizer's own and return their norm over all processes."""
     optimizer.prepare_grads()
-    return float(optimizer.get_grad_norm() or 0.0)
+    return _add_up(platform.current().send([]), optimizer)[-1]
 
 
 def update_weights(optimizer: MegatronOptimizer, clip_grad: float, grad_norm: float) -> None:
@@ -219,10 +231,7 @@ def update_weights(optimizer: MegatronOptimizer, clip_grad: float, grad_norm: fl
     compute the norm a second time, and apply whatever it finds: bf16 has no loss scaler to refuse it.
     """
     if clip_grad > 0:
-        for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-            parameters = part.get_parameters()
-            if parameters:
-                clip_grad_by_total_norm_fp32(parameters, max_norm=clip_grad, total_norm=grad_norm)
+        clip_gradients(optimizer, clip_grad, grad_norm)
     optimizer.step_with_ready_grads()
 
 
@@ -236,13 +245,14 @@ def run_micro_batches(
     before_each: Callable[[MicroBatch], None] | None = None,
     forward_only: bool = False,
     votes: Sequence[float] = (),
+    optimizer: MegatronOptimizer | None = None,
 ) -> Scores:
     """Run Megatron's pipeline schedule over this process's micro-batches and add up the scores of all.
 
-    `votes` are further numbers of this process to be added up over all of them.
+    Waits for the device once, at the end. `votes` are further numbers of this process to be added up over all of them.
 
     Gradients, unless `forward_only`, are left reduced in the model's buffers, divided by the scored tokens of
-    the global batch.
+    the global batch. With an `optimizer` they are copied to its own, and their norm is one of the scores.
     """
 
     def forward_step(
@@ -255,6 +265,7 @@ def run_micro_batches(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             segment_ids=batch.segment_ids,
+            cu_seqlens=batch.cu_seqlens,
             scored_positions=batch.scored_positions,
             labels=batch.labels,
         )
@@ -269,13 +280,38 @@ def run_micro_batches(
         micro_batch_size=micro_batch_size,
         forward_only=forward_only,
     )
-    mine = [0.0, 0.0, 0.0]
+    machine = platform.current()
+    mine = machine.send([0.0, 0.0, 0.0, *votes])
     if counts_in_sums():
-        mine = (
-            torch.stack([torch.stack([s["loss"], s["correct"], s["tokens"]]) for s in sums]).sum(0).tolist()
-        )
-    loss, correct, tokens, *voted = sum_over_processes([*mine, *votes])
-    return Scores(loss, correct, tokens, tuple(voted), tuple(s["sample_losses"] for s in sums))
+        mine[:3] = torch.stack([s["figures"] for s in sums]).sum(0)
+    if optimizer is not None:
+        optimizer.prepare_grads()
+    figures = _add_up(mine, optimizer)
+    grad_norm = figures.pop() if optimizer is not None else None
+    loss, correct, tokens, *voted = figures
+    return Scores(
+        loss, correct, tokens, tuple(voted), tuple(s["sample_losses"] for s in sums), grad_norm=grad_norm
+    )
+
+
+def _add_up(figures: Tensor, optimizer: MegatronOptimizer | None) -> list[float]:
+    """Add float64 figures [n] on the device up over all processes and read them, with the gradient norm behind them.
+
+    One sum over all processes, and another where the norm is not theirs: without a distributed optimizer those of
+    one data-parallel rank hold the whole gradient. One read.
+    """
+    norms = [] if optimizer is None else squared_norms(optimizer)
+    world_size = dist.get_world_size()
+    everyones = [norm for group, norm in norms if dist.get_world_size(group) == world_size]
+    others = [(group, norm) for group, norm in norms if dist.get_world_size(group) != world_size]
+    summed = torch.cat([figures, torch.stack(everyones)]) if everyones else figures
+    dist.all_reduce(summed)
+    for group, norm in others:
+        dist.all_reduce(norm, group=group)
+    found = platform.current().read(torch.cat([summed, *(norm.reshape(1) for _, norm in others)]))
+    if optimizer is None:
+        return found
+    return [*found[: len(figures)], sum(found[len(figures) :]) ** 0.5]
 
 
 def _sum_loss(weights: Tensor, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -285,9 +321,7 @@ def _sum_loss(weights: Tensor, output: tuple[Tensor, Tensor]) -> tuple[Tensor, T
     total = of_samples.sum()
     tokens = weights.sum()
     report = {
-        "loss": total.detach().double(),
-        "correct": (correct * weights).sum().double(),
-        "tokens": tokens.double(),
+        "figures": torch.stack([total.detach(), (correct * weights).sum(), tokens]).double(),  # [3]
         "sample_losses": of_samples.detach(),
     }
     return total, tokens.to(torch.int), report

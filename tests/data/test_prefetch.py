@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from data_prep.tokenizer import Tokenizer
-from retrieva_pretrain.data.batches import TrainingSamples
+from retrieva_pretrain.data.batches import Samples, TrainingSamples
 from retrieva_pretrain.data.corpora import Corpora
-from retrieva_pretrain.data.prefetch import MicroBatchSamples, Prefetch
+from retrieva_pretrain.data.order import Integers
+from retrieva_pretrain.data.prefetch import Prefetch
 from retrieva_pretrain.errors import CorpusError
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 
 SIZES = [2, 4]
+MicroBatchSamples = tuple[Integers, Samples]
 
 
 @pytest.fixture
@@ -42,6 +44,17 @@ def samples(tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: T
     return TrainingSamples(recipe, Corpora.open(recipe))
 
 
+def prefetch_of(
+    samples: TrainingSamples, rank: int, size: int, micro_batch_sizes: list[int], ahead: int
+) -> Prefetch[MicroBatchSamples]:
+    curriculum = samples.positions.curriculum
+
+    def make(step: int) -> Iterator[MicroBatchSamples]:
+        return samples.micro_batches(step, rank, size, micro_batch_sizes[curriculum.at(step).index])
+
+    return Prefetch(make, curriculum.total_steps, ahead)
+
+
 def contents(batches: Iterator[MicroBatchSamples]) -> list[Any]:
     return [
         (numbers.tolist(), {name: (v.dtype, v.tobytes()) for name, v in rows.items()})
@@ -57,10 +70,10 @@ def threads() -> list[str]:
 def test_batches_made_ahead_are_the_same_to_the_bit_over_the_end_of_a_stage(
     samples: TrainingSamples, ahead: int
 ) -> None:
-    in_turn = Prefetch(samples, 0, 2, SIZES, 0)
+    in_turn = prefetch_of(samples, 0, 2, SIZES, 0)
     expected = [contents(in_turn.step(step)) for step in range(8)]
     assert [len(step) for step in expected] == [2, 2, 2, 1, 1, 1, 1, 1]
-    prefetch = Prefetch(samples, 0, 2, SIZES, ahead)
+    prefetch = prefetch_of(samples, 0, 2, SIZES, ahead)
     assert [contents(prefetch.step(step)) for step in range(8)] == expected
     assert prefetch.waited > 0
     prefetch.close()
@@ -80,7 +93,7 @@ def test_a_reader_that_counts_and_never_asks_for_one_more_starts_no_second_threa
     started = []
     begin = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", lambda t: (started.append(t.name), begin(t)))
-    prefetch = Prefetch(samples, 0, 1, [2, 2], 4)
+    prefetch = prefetch_of(samples, 0, 1, [2, 2], 4)
     for step in range(8):
         batches = prefetch.step(step)
         for _ in range(4):
@@ -102,7 +115,7 @@ def test_no_more_is_made_ahead_than_asked_for(samples: TrainingSamples) -> None:
             yield numbers, rows
 
     samples.micro_batches = counted  # type: ignore[method-assign]
-    prefetch = Prefetch(samples, 0, 1, [2, 2], 3)
+    prefetch = prefetch_of(samples, 0, 1, [2, 2], 3)
     next(prefetch.step(0))
     assert reached.wait(10)
     # One was read, three are ready; the thread holds one more and cannot hand it over.
@@ -117,7 +130,7 @@ def test_a_damaged_corpus_is_refused_where_its_sample_is_read(
     tokens = np.memmap(tmp_path / "c.bin", dtype=np.uint16, mode="r+")
     tokens[:] = 60_000
     tokens.flush()
-    prefetch = Prefetch(samples, 0, 1, SIZES, 4)
+    prefetch = prefetch_of(samples, 0, 1, SIZES, 4)
     with pytest.raises(CorpusError, match="damaged"):
         list(prefetch.step(0))
     prefetch.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieva_pretrain.data.segments import position_ids, segment_ids
+from retrieva_pretrain.data.segments import document_bounds, position_ids, segment_ids
 
 CLS, SEP, END = 5, 6, 2
 
@@ -57,3 +58,26 @@ def test_positions_count_up_inside_a_segment_and_begin_at_0(rows: list[list[int]
             else:
                 assert place[column] == place[column - 1] + 1
                 assert number[column] == number[column - 1]
+
+
+def test_bounds_of_documents_laid_end_to_end_are_filled_up_with_empty_ones() -> None:
+    bounds = document_bounds(np.array([[0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]))
+    assert bounds.dtype == np.int32 and bounds.shape == (64,)
+    assert bounds.tolist() == [0, 2, 5, 9, *[10] * 60]
+
+
+@pytest.mark.parametrize(("documents", "entries"), [(1, 64), (63, 64), (64, 128), (127, 128), (128, 192)])
+def test_bounds_come_in_few_sizes(documents: int, entries: int) -> None:
+    bounds = document_bounds(np.arange(documents)[None, :])
+    assert bounds.tolist() == [*range(documents), *[documents] * (entries - documents)]
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 9), min_size=12, max_size=12), min_size=1, max_size=12))
+def test_documents_between_bounds_are_those_of_the_segments(rows: list[list[int]]) -> None:
+    numbers = segment_ids(np.array(rows), {END, SEP}, window_tokens=False)
+    bounds = document_bounds(numbers)
+    document = np.searchsorted(np.unique(bounds), np.arange(numbers.size), side="right").tolist()
+    flat = [(row, number) for row, line in enumerate(numbers.tolist()) for number in line]
+    names = {name: place for place, name in enumerate(dict.fromkeys(flat), 1)}
+    assert document == [names[name] for name in flat]
+    assert bounds[0] == 0 and bounds[-1] == numbers.size and len(bounds) % 64 == 0

@@ -27,7 +27,8 @@ from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.batch import MicroBatch
 from retrieva_pretrain.training.distributed import initialize, shut_down
-from retrieva_pretrain.training.step import run_micro_batches
+from retrieva_pretrain.model.optimizer import build_optimizer
+from retrieva_pretrain.training.step import prepare_gradients, run_micro_batches
 
 VOCABULARY, SAMPLES, LENGTH, SLOTS = 512, 4, 16, 6
 
@@ -91,6 +92,7 @@ ranks = initialize(recipe_of(*layout))
 
 def compare(recipe, expected):
     model = wrap_model(recipe, build_model(recipe, VOCABULARY))
+    optimizer = build_optimizer(recipe, model)
     bare = model.module
     start = whole(bare, lambda p: p.data.clone())
     for name, value in start.items():
@@ -106,6 +108,9 @@ def compare(recipe, expected):
     scores = run_micro_batches(
         model, iter(batches), seq_length=LENGTH, micro_batch_size=1, num_microbatches=share)
     np.testing.assert_allclose(scores.mean_loss, expected["loss"], rtol=1e-5)
+    norm = prepare_gradients(optimizer)
+    squares = sum(float((expected[k].astype(np.float64) ** 2).sum()) for k in expected.files if k.startswith("grad "))
+    np.testing.assert_allclose(norm, squares ** 0.5, rtol=1e-5)
     grads = whole(bare, lambda p: p.main_grad)
     assert sorted(grads) == sorted(k[5:] for k in expected.files if k.startswith("grad "))
     for name, value in grads.items():

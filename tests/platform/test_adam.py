@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from retrieva_pretrain.platform.adam import GroupStepAdam
 
@@ -38,3 +41,43 @@ def test_the_step_count_stands_on_the_group_as_megatron_expects() -> None:
     optimizer.step()
     assert optimizer.param_groups[0]["step"] == 2
     assert set(optimizer.state[parameter]) == {"exp_avg", "exp_avg_sq"}
+
+
+def trained(kind: Any, **options: Any) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in (3, 50, 7, 1)]
+    groups = [{"params": params[:3], "weight_decay": 0.1}, {"params": params[3:], "weight_decay": 0.0}]
+    optimizer = kind(groups, lr=1e-2, betas=(0.9, 0.98), eps=1e-8, **options)
+    for _ in range(5):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    return [p.detach() for p in params]
+
+
+def test_one_step_count_for_all_gives_the_bits_of_one_for_each() -> None:
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(trained(GroupStepAdam), trained(torch.optim.AdamW, fused=True), strict=True)
+    )
+
+
+class _Counts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    operators = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operators += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_calls_as_many_operators_for_many_parameters_as_for_few() -> None:
+    counts = []
+    for number in (2, 40):
+        optimizer = GroupStepAdam([torch.nn.Parameter(torch.ones(3)) for _ in range(number)])
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad = torch.ones(3)
+        optimizer.step()
+        with _Counts() as seen:  # type: ignore[no-untyped-call]
+            optimizer.step()
+        counts.append(seen.operators)
+    assert counts[0] == counts[1] <= 4

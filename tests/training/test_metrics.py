@@ -17,7 +17,7 @@ from retrieva_pretrain.platform.peaks import dense_bf16_tflops
 from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.metrics import read_metrics
-from retrieva_pretrain.training.interval import TimeLeft, Work
+from retrieva_pretrain.training.interval import Interval, TimeLeft, Work, line
 from retrieva_pretrain.training.metrics import MetricsLog
 from retrieva_pretrain.training.step import StepResult
 
@@ -98,6 +98,19 @@ def test_the_line_of_the_1_3_b_run_fits_160_columns(
     assert record["mfu"] == pytest.approx(record["tflops_per_gpu"] / 989)
     assert f"MFU {record['mfu']:.1%}" in text
     assert record["tokens_per_second_per_gpu"] == pytest.approx(1024 * 256 / 0.291 / 32)
+
+
+def test_the_line_shows_what_the_allocator_holds_and_still_fits() -> None:
+    left, interval = TimeLeft(work()), Interval()
+    left.note(0.291, left.work.of_step[1])
+    figures = result(10.3456, 40_000, 0.5432)
+    interval.add(figures, 0.291, 0.002, 1024 * 256, left.work.of_step[1])
+    held = int(71.46 * 2**30)
+    text = line(interval, left, figures, 234_567, skipped=0, memory=held, reserved=held + 2**31)
+    assert " 71.5/73.5G wait 1%" in text
+    assert len(text) <= 160, f"{len(text)}: {text}"
+    text = line(interval, left, figures, 234_567, skipped=0, memory=held, reserved=None)
+    assert " 71.5G wait 1%" in text
 
 
 def test_the_time_left_counts_a_later_stages_longer_steps() -> None:
