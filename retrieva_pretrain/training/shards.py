@@ -13,8 +13,9 @@ import inspect
 import io
 import os
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
+from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.whole_files import sync_file
 from retrieva_pretrain.errors import CheckpointError
@@ -114,8 +116,25 @@ def _load(state: dict[str, Any], path: Path) -> dict[str, Any]:
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     if group.size() > 1:
         strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(path)), group)
-    loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strategy)
+    with _failures_as_errors():
+        loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strategy)
     return loaded
+
+
+@contextmanager
+def _failures_as_errors() -> Iterator[None]:
+    """Raise what torch's checkpointing met on any rank as an ordinary error, on all ranks.
+
+    Its `CheckpointException` is no `Exception` (torch 2.6 to 2.13): who handles errors would not see it.
+    """
+    try:
+        yield
+    except CheckpointException as failed:
+        rank, (error, _) = min(failed.failures.items())
+        first = next(iter(str(error).splitlines()), "")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise MemoryError(f"rank {rank}: {first}") from failed
+        raise RuntimeError(f"rank {rank}: {type(error).__name__}: {first[:300]}") from failed
 
 
 @dataclass
@@ -212,7 +231,10 @@ def plan_state(state: dict[str, Any], folder: Path, assembled: Sequence[torch.Te
         if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters
         else {}
     )
-    dist_checkpointing.save(state, str(folder), sharded_strategy=strategy, async_sharded_save=True, **options)
+    with _failures_as_errors():
+        dist_checkpointing.save(
+            state, str(folder), sharded_strategy=strategy, async_sharded_save=True, **options
+        )
     writer = plan.writer
     buckets = writer.preload_tensors(writer.write_buckets or [], True)
     buckets = [
