@@ -185,7 +185,7 @@ def _wait(operations: list[dist.P2POp]) -> None:
 
 def _described(sharded: Any, name: str, flat: Tensor, *, is_main: bool) -> Any:
     """Describe a state as megatron-core does: where its parameter lies, under a key of its own."""
-    changes = {
+    changes: dict[str, Any] = {
         "key": f"optimizer.state.{name}.{sharded.key}",
         "data": flat.view(sharded.data.shape),
         "replica_id": _replica(sharded, is_main=is_main),
