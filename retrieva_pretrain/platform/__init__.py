@@ -64,6 +64,9 @@ class Platform(Protocol):
     def offer_gradient_accumulation_fusion(self) -> bool:
         """Let megatron-core add weight gradients inside their products; returns whether it can here."""
 
+    def abandon_process_group(self) -> None:
+        """Leave the process group without waiting for collectives that are under way, after a failure."""
+
     def process_group_device(self) -> torch.device | None:
         """The device to bind the process group to, so that NCCL never has to guess it; None where there is none."""
 

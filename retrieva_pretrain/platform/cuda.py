@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.errors import RetrievaError
@@ -108,6 +109,11 @@ class CudaPlatform(CountsReads):
         if torch_adds_products():
             offer_fused_weight_gradients(add_product_on_cuda)
         return has_fused_weight_gradients()
+
+    def abandon_process_group(self) -> None:
+        """Abort NCCL's communicators where torch can (2.6 and later), which ends collectives that wait."""
+        abort = getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)
+        abort()
 
     def synchronize(self) -> None:
         """Wait for the device's queue."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import psutil
 import torch
+import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity
 
@@ -76,6 +77,10 @@ class HostPlatform(CountsReads):
         """Offer a product in fp32."""
         offer_fused_weight_gradients(add_product_on_host)
         return True
+
+    def abandon_process_group(self) -> None:
+        """Close gloo's connections, which ends the collectives of others."""
+        dist.destroy_process_group()
 
     def process_group_device(self) -> torch.device | None:
         """Return None: gloo binds no device."""
