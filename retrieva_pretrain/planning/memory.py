@@ -13,7 +13,7 @@ from retrieva_pretrain.planning.activations import (
     kept_by_layers,
 )
 from retrieva_pretrain.planning.parameters import rank_parameters
-from retrieva_pretrain.planning.saving import gather_bytes
+from retrieva_pretrain.planning.saving import gather_bytes, largest_parameter
 from retrieva_pretrain.recipe.layout import StageLayout
 from retrieva_pretrain.recipe.schema import Recipe, Stage
 
@@ -94,7 +94,12 @@ def _rank_memory(
         gradients=parameters * 4,
         optimizer=-(-parameters * (12 if is_bf16 else 8) // shares),
         **max(moments, key=lambda moment: sum(moment.values())),
-        gather=gather_bytes(parameters, layout.data_parallel_size, parallelism.use_distributed_optimizer),
+        gather=gather_bytes(
+            parameters,
+            largest_parameter(recipe.model, padded_vocab_size, parallelism.tensor_model_parallel_size),
+            layout.data_parallel_size,
+            parallelism.use_distributed_optimizer,
+        ),
     )
 
 

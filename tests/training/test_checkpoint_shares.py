@@ -12,6 +12,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieva_pretrain.planning.memory import stage_memory
+from retrieva_pretrain.recipe.layout import stage_layouts
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.training.checkpoint_files import file_sum
 from retrieva_pretrain.training.optimizer_shares import share_out
 from retrieva_pretrain.training.run_folder import RunFolder
@@ -71,6 +75,10 @@ def check_shares(world: World, processes: int) -> None:
         assert figures["stall_seconds"] > 0
     assert sum(f["host_bytes"] for f in divided) == alone[0]["host_bytes"], "each tensor once"
     assert sum(f["device_bytes"] for f in divided) > 0
+    # What the plan counts for it. The model of these tests has a vocabulary of 448 rows.
+    recipe = load_yaml(Recipe, world.recipe)
+    planned = stage_memory(recipe, 0, stage_layouts(recipe, processes)[0], 448, "local").gather
+    assert max(f["device_bytes"] for f in divided) <= planned
 
 
 def test_two_ranks_write_half_each(world: World) -> None:
