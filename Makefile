@@ -5,13 +5,15 @@
 #   make test-all                  the slow ones too, and the newest megatron-core
 #   make format lint typecheck     what CI asks of a change
 #   make docs                      the docs as a site, in site/; make reference after a change of a schema
+#   make gpu                       measure this machine's GPU; make gpu-prepare packs all that a bare one needs
 #
 # PYTHON=python3.12 chooses the interpreter. PyPI's torch for Linux is the CUDA build, several GB;
 # TORCH_INDEX_URL=<the CPU index named on PyTorch's installation page> takes the small one instead.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo setup test test-all test-slow test-latest format lint typecheck docs reference clean help
+.PHONY: demo setup test test-all test-slow test-latest format lint typecheck docs reference clean help \
+        gpu gpu-prepare gpu-rehearse
 
 # The first of some interpreters that runs: a pyenv shim may exist for a version that is not switched on.
 first_that_runs = $(shell for p in $(1); do "$$p" -c '' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -32,7 +34,7 @@ PYTHON_LATEST := $(call first_that_runs,python3.12 $(wildcard $(or $(PYENV_ROOT)
 endif
 
 help:
-	@sed -n '3,7p' Makefile
+	@sed -n '3,8p' Makefile
 
 setup: $(VENV)/.installed
 
@@ -88,6 +90,20 @@ reference: setup
 docs: setup
 	$(BIN)/python tools/reference.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# benchmarks/gpu/README.md: packs wheels, sources and small corpora into .gpu-kit/, with the network.
+gpu-prepare: setup
+	PYTHON=$(BIN)/python bash benchmarks/gpu/prepare.sh
+
+# Ends by itself within nine minutes. On a machine without network and without .venv: bash benchmarks/gpu/run.sh
+gpu: .gpu-kit/commit
+	bash benchmarks/gpu/run.sh
+
+.gpu-kit/commit:
+	$(MAKE) gpu-prepare
+
+gpu-rehearse: gpu-prepare
+	PYTHON=$(BIN)/python bash benchmarks/gpu/run.sh --rehearse --limit 1800
 
 clean:
 	rm -rf $(VENV) .venv-latest build dist site demo .pytest_cache .mypy_cache .ruff_cache

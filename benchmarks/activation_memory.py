@@ -1,10 +1,9 @@
-"""What one layer of the 1.3 B recipe keeps for its backward pass, measured on the CPU.
+"""The peak memory of the 1.3 B recipe's steps, traced on fake tensors, next to what `retrieva plan` says.
 
     python benchmarks/activation_memory.py
 
-Runs megatron-core's own layers at the recipe's widths in bf16, counts the bytes that autograd saves (parameters
-left out) with each kind of recomputation, and writes docs/benchmarks/activation-memory.md: for every stage, the
-bytes of all layers at the stage's largest micro-batch. Takes a few minutes.
+Traces every stage on 4 GPUs with three sets of kernels and writes docs/benchmarks/activation-memory.md. Takes a few
+minutes; needs no GPU and no tokenizer.
 """
 
 from __future__ import annotations
@@ -14,89 +13,82 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from saved_activations import saved_bytes
-
-from retrieva_pretrain.model.build import build_model
-from retrieva_pretrain.model.recompute import set_recompute
+from retrieva_pretrain.planning.activations import attention_backend
+from retrieva_pretrain.planning.hardware import GIB, H100
+from retrieva_pretrain.planning.memory import stage_memory
+from retrieva_pretrain.recipe.layout import stage_layouts
 from retrieva_pretrain.recipe.loading import load_yaml
-from retrieva_pretrain.recipe.schema import Recipe, Stage
-from retrieva_pretrain.training.distributed import initialize, shut_down
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.tracing.trace import trace_stage_memory
 
 RECIPE = Path("recipes/retrievabert-1.3b.yaml")
 PAGE = Path("docs/benchmarks/activation-memory.md")
-GIB = 2**30
+GPUS, VOCABULARY = 4, 99_584
 
-
-KINDS = (None, "selective", "full")
+_PLAIN = [
+    f"kernels.{fusion}=false"
+    for fusion in ("bias_activation_fusion", "bias_dropout_fusion", "gradient_accumulation_fusion")
+]
+_HALF = [f"curriculum.{stage}.max_micro_batch_size={n}" for stage, n in enumerate((64, 32, 16, 4))]
+_SELECTIVE = [f"curriculum.{stage}.recompute_granularity=selective" for stage in (1, 2, 3)]
+VARIANTS = {
+    "SDPA, fusions (the default on CUDA)": [],
+    "SDPA, no fusions": _PLAIN,
+    "unfused attention, no fusions, selective recomputation from length 256 on": [
+        "kernels.attention_backend=unfused",
+        *_PLAIN,
+        *_HALF,
+        *_SELECTIVE,
+    ],
+}
 
 
 def main() -> None:
-    """Measure every stage's length and write the page."""
-    recipe = load_yaml(Recipe, RECIPE)
-    encoders = {}
-    for layers in (1, 3):
-        shortened = load_yaml(Recipe, RECIPE, [f"model.num_layers={layers}"])
-        if layers == 1:
-            initialize(shortened)
-        encoders[layers] = build_model(shortened, 128).bfloat16().encoder
-    rows = [row(recipe, stage, encoders) for stage in recipe.curriculum]
-    shut_down()
+    """Trace every variant and write the page."""
+    rows = [row for name, overrides in VARIANTS.items() for row in rows_of(name, overrides)]
     PAGE.write_text(page(rows), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
 
 
-def row(recipe: Recipe, stage: Stage, encoders: dict[int, torch.nn.Module]) -> str:
-    """Return the table row of a stage. What a layer keeps grows in proportion to the samples: one is measured."""
-    layer = {}
-    for kind in KINDS:
-        chosen = stage.model_copy(update={"recompute_granularity": kind, "recompute_num_layers": None})
-        one, three = (layers_keep(encoders[n], chosen, recipe.model.hidden_size) for n in (1, 3))
-        layer[kind] = (three - one) / 2
-    samples = stage.max_micro_batch_size
-    everything = {kind: layer[kind] * recipe.model.num_layers * samples / GIB for kind in KINDS}
-    again = layer[None] * samples / GIB  # of the layer that is computed again at the moment
-    return (
-        f"| {stage.seq_length} | {samples} | "
-        + " | ".join(f"{layer[kind] / 2**20:,.1f}" for kind in KINDS)
-        + f" | {everything[None]:,.0f} | {everything['selective']:,.0f} + {again:,.1f} |"
-        f" {everything['full']:,.1f} + {again:,.1f} |"
-    )
-
-
-class _Holder:
-    """What `set_recompute` expects of a model."""
-
-    def __init__(self, encoder: torch.nn.Module) -> None:
-        self.encoder = encoder
-
-
-def layers_keep(encoder: torch.nn.Module, stage: Stage, hidden_size: int) -> int:
-    """Return the bytes one forward pass of one sample keeps."""
-    set_recompute(_Holder(encoder), stage)
-    hidden_states = torch.randn(stage.seq_length, 1, hidden_size, dtype=torch.bfloat16, requires_grad=True)
-    return saved_bytes(
-        lambda: encoder(hidden_states=hidden_states, attention_mask=None), encoder.parameters()
-    )
+def rows_of(name: str, overrides: list[str]) -> list[str]:
+    """Return the table's rows of one variant."""
+    recipe = load_yaml(Recipe, RECIPE, overrides)
+    rows = []
+    for traced in trace_stage_memory(recipe, GPUS, VOCABULARY):
+        layout = stage_layouts(recipe, GPUS)[traced.stage]
+        plan = stage_memory(recipe, traced.stage, layout, VOCABULARY, attention_backend(recipe))
+        sizes = (traced.static, traced.after_forward, traced.peak, plan.step, plan.static + plan.gather)
+        rows.append(
+            f"| {name} | {traced.seq_length} x {traced.micro_batch_size} | "
+            + " | ".join(f"{size / GIB:.1f}" for size in sizes)
+            + f" | {plan.step / traced.peak - 1:+.1%} |"
+        )
+    return rows
 
 
 def page(rows: list[str]) -> str:
     """Return the page."""
     table = "\n".join(rows)
-    return f"""# What the 1.3 B recipe keeps for backward
+    usable = (H100.usable_memory or 0) / GIB
+    return f"""# Memory of the 1.3 B recipe, traced
 
-Bytes that autograd saves in one of the recipe's 48 layers (unfused attention, bf16, dropout on), measured for one sample
-on a CPU and multiplied: what a layer keeps grows in proportion to the samples. `selective` computes each layer's
-attention again, `full` each layer; the second number is the layer that is being computed again, at most. Weights,
-gradients, optimizer states, embedding and head come on top. A GPU runs other kernels; nothing here was measured on one.
+What torch's allocator hands out on one of {GPUS} GPUs in a training step, in GiB. The real model, its optimizer and two
+micro-batches run on fake tensors, with the tensors that CUDA's kernels keep; nothing is allocated. No GPU has run this
+yet: figures measured on one will stand in [H100](h100.md).
 
-- Script: `python benchmarks/activation_memory.py`; the sizes of micro-batches are those of `recipes/retrievabert-1.3b.yaml`.
+- Script: `python benchmarks/activation_memory.py`. For another recipe: `retrieva plan RECIPE --gpus N --trace`.
 - Date: {date.today().isoformat()}; {platform.machine()}, Python {platform.python_version()}, torch {version("torch")},
   megatron-core {version("megatron-core")}.
 
-| length | samples | MiB a layer and sample | selective | full | GiB, 48 layers | selective | full |
-| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| kernels | length x samples | static | forward ends | traced peak | plan | a save, plan | plan to trace |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {table}
+
+- static: weights, gradients in fp32 and the share of the optimizer's states; all that is there between two steps.
+- forward ends: static, and what is kept for backward.
+- a save, plan: static, and the gather of the optimizer's states. There are no activations then. Not traced.
+- Not in it: the CUDA context, NCCL's buffers, cuBLAS's workspace and fragmentation. `retrieva plan` leaves 6 % of the
+  GPU for them: {usable:.1f} of 80 GiB can be used.
 """
 
 

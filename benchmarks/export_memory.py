@@ -78,7 +78,7 @@ def make_model(tokenizer_model: Path, folder: Path) -> int:
             is_gain = "norm" in name and name.endswith("weight")
             tensors[name] = drawn + 1 if is_gain else drawn
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    content = configuration(recipe.model, padded, export_tokenizer(tokenizer).ids)
+    content = configuration(recipe.model, padded, export_tokenizer(tokenizer).ids, "bf16")
     (folder / "config.json").write_text(json.dumps(content))
     shutil.copyfile(tokenizer_model, folder / SENTENCEPIECE)
     return sum(tensor.numel() for tensor in tensors.values())

@@ -37,9 +37,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": PURE | ENGINE | {"platform"},
     "training": PURE | ENGINE | {"planning", "data", "model", "platform"},
     # Traces a step of training on fake tensors, in a process of its own.
-    "tracing": PURE | ENGINE | {"planning", "data", "model", "platform", "training"},
+    "tracing": PURE | ENGINE | {"model", "platform", "training"},
     "launch": PURE,
-    "preflight": PURE | ENGINE | {"planning", "data", "platform"},
+    # Stages are timed by training's own steps.
+    "preflight": PURE | ENGINE | {"planning", "data", "model", "training", "platform"},
     "evaluation": {"torch"},
     # Weights go through the model and the checkpoints of training; a card tells the run's summary.
     "export": PURE | ENGINE | {"model", "platform", "training", "report"},

@@ -27,9 +27,15 @@ NAMES = {
     "megatron.core.dist_checkpointing": "load save",
     "megatron.core.dist_checkpointing.core": "CheckpointingConfig save_config",
     "megatron.core.dist_checkpointing.dict_utils": "nested_values",
-    "megatron.core.dist_checkpointing.mapping": "ShardedTensor ShardedTensorFactory",
+    "megatron.core.dist_checkpointing.mapping": (
+        "ShardedStateDict ShardedTensor ShardedTensorFactory is_main_replica"
+    ),
+    "megatron.core.dist_checkpointing.serialization": "get_default_load_sharded_strategy",
     "megatron.core.dist_checkpointing.strategies": "filesystem_async torch",
     "megatron.core.dist_checkpointing.strategies.filesystem_async": "FileSystemWriterAsync _results_queue",
+    "megatron.core.dist_checkpointing.strategies.fully_parallel": (
+        "FullyParallelLoadStrategyWrapper FullyParallelSaveStrategyWrapper"
+    ),
     "megatron.core.dist_checkpointing.strategies.torch": "TorchDistSaveShardedStrategy",
     "megatron.core.distributed": "DistributedDataParallel DistributedDataParallelConfig",
     "megatron.core.distributed.finalize_model_grads": "finalize_model_grads",

@@ -22,7 +22,7 @@ from retrieva_pretrain.cli.export import export, fill_mask, import_
 from retrieva_pretrain.cli.job import job, node
 from retrieva_pretrain.cli.launch import launch
 from retrieva_pretrain.cli.plan import plan
-from retrieva_pretrain.cli.preflight import preflight, preflight_job, preflight_rank
+from retrieva_pretrain.cli.preflight import preflight, preflight_job, preflight_rank, preflight_stages
 from retrieva_pretrain.cli.report import report
 from retrieva_pretrain.cli.runs import cancel, logs, status
 from retrieva_pretrain.cli.train import train
@@ -55,6 +55,7 @@ app.command("job", hidden=True)(job)
 app.command("node", hidden=True)(node)
 app.command("preflight-job", hidden=True)(preflight_job)
 app.command("preflight-rank", hidden=True)(preflight_rank)
+app.command("preflight-stages", hidden=True)(preflight_stages)
 
 _FIRST_SPEAKS_SECONDS = 10
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from retrieva_pretrain.cli.arguments import TokenizerFile
+
+
+class WeightType(str, Enum):
+    """What `--dtype` takes."""
+
+    bf16 = "bf16"
+    fp32 = "fp32"
 
 
 def export(
@@ -30,6 +38,14 @@ def export(
     language: Annotated[
         str, typer.Option("--language", help="Languages of the corpora with commas, for the model card.")
     ] = "ja",
+    dtype: Annotated[
+        WeightType | None,
+        typer.Option(
+            "--dtype",
+            help="Type of the exported weights; by default that of the checkpoint: the recipe's `precision`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Make of a checkpoint a directory that Hugging Face's transformers loads, and show that both compute the same.
 
@@ -54,6 +70,7 @@ def export(
         scores=scores,
         licence=licence,
         languages=language.split(","),
+        precision=None if dtype is None else dtype.value,
     )
     console.print(
         f"{out}: step {source.step:,} of {run}. Logits of the trained and the exported model differ by at most"

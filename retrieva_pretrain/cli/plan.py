@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -12,12 +11,12 @@ import typer
 
 from retrieva_pretrain.cli.arguments import Overrides, RecipeFile
 from retrieva_pretrain.errors import RecipeError
-from retrieva_pretrain.planning.hardware import DEFAULT_MFU, GIB, H100, Hardware
+from retrieva_pretrain.planning.hardware import GIB, H100, Hardware
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from retrieva_pretrain.planning.plan import Plan
+    from retrieva_pretrain.planning.measured import Measured
     from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -34,12 +33,25 @@ def plan(
     ] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Nodes of the cluster.")] = None,
     mfu: Annotated[
-        float, typer.Option("--mfu", min=0.001, max=1.0, help="Model FLOPs utilization that times assume.")
-    ] = DEFAULT_MFU,
+        float | None,
+        typer.Option(
+            "--mfu", min=0.001, max=1.0, help="Model FLOPs utilization to assume; times are modelled without."
+        ),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--measured", help="A measured.json of `retrieva preflight --recipe`: times by it."),
+    ] = None,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            "--vocab-size", min=1, help="Pieces of the tokenizer, where neither it nor a corpus is here."
+        ),
+    ] = None,
     attention: Annotated[
         str | None,
         typer.Option(
-            "--attention", help="local or flash: what memory is planned with; the recipe's own otherwise."
+            "--attention", help="local or flash: attention to plan with; the recipe's own otherwise."
         ),
     ] = None,
     suggest: Annotated[
@@ -61,7 +73,7 @@ def plan(
         bool,
         typer.Option(
             "--trace",
-            help="Trace the memory of a step of each stage too: needs torch, no GPU; up to a minute per stage.",
+            help="Trace the memory of the real model's steps without a GPU; takes a minute or more.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -70,8 +82,10 @@ def plan(
 
     Example: retrieva plan recipes/retrievabert-1.3b.yaml --cluster slurm-h100 --nodes 4 optimizer.lr=1e-4
     """
+    from retrieva_pretrain.cli.plan_trace import show_traced
     from retrieva_pretrain.planning.corpora import plan_data
     from retrieva_pretrain.planning.limits import refuse_impossible
+    from retrieva_pretrain.planning.measured import read_measured
     from retrieva_pretrain.planning.plan import make_plan
     from retrieva_pretrain.planning.plot import plot_curriculum
     from retrieva_pretrain.planning.table import render, render_what_if
@@ -81,60 +95,40 @@ def plan(
 
     if attention not in (None, "local", "flash"):
         raise RecipeError(f"--attention: {attention} is neither local nor flash")
+    if mfu is not None and measured is not None:
+        raise RecipeError("--mfu and --measured: give one of them")
     backend = cast("Literal['local', 'flash'] | None", attention)
-    if trace and (attention is not None or suggest or what_if is not None):
-        raise RecipeError(
-            "--trace: traces the recipe as it is, without --suggest and --what-if; kernels.attention_backend=unfused"
-            " (or sdpa) changes its attention"
-        )
+    speeds = None if measured is None else read_measured(measured)
     loaded = load_yaml(Recipe, recipe, overrides or [])
     hardware = _hardware(cluster)
     count = _gpus(gpus, nodes, hardware.gpus_per_node, cluster)
     if plot is not None:
         plot_curriculum(plot, loaded)
+    data = plan_data(loaded, vocab_size)
     if what_if is not None:
-        rows = compare(loaded, _node_counts(what_if), hardware, mfu, backend)
+        rows = compare(
+            loaded, _node_counts(what_if), hardware, mfu=mfu, measured=speeds, backend=backend, data=data
+        )
         _show([row.as_json() for row in rows], as_json, lambda: render_what_if(rows))
         return
     if suggest:
-        data = plan_data(loaded)
-        found = _suggest(loaded, count, hardware, backend, data.padded_vocab_size)
+        found = _suggest(loaded, count, hardware, backend, data.padded_vocab_size, speeds)
         changed = load_yaml(Recipe, recipe, [*(overrides or []), *found])
-        made = make_plan(changed, count, hardware, mfu=mfu, backend=backend, data=data)
+        made = make_plan(changed, count, hardware, mfu=mfu, measured=speeds, backend=backend, data=data)
         _show({"overrides": found, "plan": made.as_json()}, as_json, lambda: render(made))
         if not as_json:
-            typer.echo(
-                "The fastest that fits, by formula and not tried; append it to a command, or edit the recipe:"
-            )
+            by = "by the model" if speeds is None else "by what was measured, else by the model"
+            typer.echo(f"\nThe fastest that fits, {by}; append it to a command, or edit the recipe:")
             typer.echo("\n".join(f"  {override}" for override in found))
         return
-    made = make_plan(loaded, count, hardware, mfu=mfu, backend=backend)
-    if trace:
-        _show_traced(loaded, made, as_json, lambda: render(made))
-    else:
-        _show(made.as_json(), as_json, lambda: render(made))
+    made = make_plan(loaded, count, hardware, mfu=mfu, measured=speeds, backend=backend, data=data)
+    content = made.as_json()
+    if trace and as_json:
+        show_traced(loaded, made, content)
+    _show(content, as_json, lambda: render(made))
+    if trace and not as_json:
+        show_traced(loaded, made, None)
     refuse_impossible(loaded, made, one_job=one_job)
-
-
-def _show_traced(recipe: Recipe, made: Plan, as_json: bool, table: Callable[[], RenderableType]) -> None:
-    """Trace all stages, then show the plan and what was traced."""
-    from rich.console import Group
-
-    from retrieva_pretrain.tracing.table import render_traced
-    from retrieva_pretrain.tracing.trace import TracedMemory, trace_stage_memory
-
-    if made.padded_vocab_size is None:
-        raise RecipeError(
-            f"--trace: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
-        )
-
-    def tell(row: TracedMemory) -> None:
-        typer.echo(f"traced stage {row.stage + 1} of {len(recipe.curriculum)}", err=True)
-
-    traced = trace_stage_memory(recipe, made.gpus, made.padded_vocab_size, on_traced=tell)
-    planned = [stage.cost.memory for stage in made.stages if stage.cost is not None]
-    content = made.as_json() | {"traced": [asdict(row) for row in traced]}
-    _show(content, as_json, lambda: Group(table(), render_traced(traced, planned)))
 
 
 def _suggest(
@@ -143,6 +137,7 @@ def _suggest(
     hardware: Hardware,
     backend: Literal["local", "flash"] | None,
     padded_vocab_size: int | None,
+    measured: Measured | None,
 ) -> list[str]:
     """Return the overrides of the fastest layout that fits."""
     from retrieva_pretrain.planning.activations import attention_backend
@@ -155,7 +150,7 @@ def _suggest(
             f"--suggest: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
         )
     chosen = backend or attention_backend(recipe)
-    return suggest(recipe, gpus, hardware, padded_vocab_size, chosen).overrides(recipe)
+    return suggest(recipe, gpus, hardware, padded_vocab_size, chosen, measured).overrides(recipe)
 
 
 def _hardware(cluster: str | None) -> Hardware:
@@ -174,6 +169,8 @@ def _hardware(cluster: str | None) -> Hardware:
         gpus_per_node=profile.gpus_per_node,
         gpu_memory=memory,
         peak_tflops=profile.gpu_peak_tflops,
+        memory_bandwidth=profile.gpu_memory_bandwidth,
+        interconnect_bandwidth=profile.interconnect_bandwidth,
         max_nodes=profile.max_nodes,
         walltime=None if profile.walltime is None else seconds(profile.walltime),
         node_hour_price=profile.node_hour_price,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,21 @@ def preflight(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", help="A recipe, whose corpora and checkpoints are looked at too."),
+        typer.Option(
+            "--recipe",
+            help="A recipe, whose corpora and checkpoints are looked at too, and whose stages are timed.",
+        ),
+    ] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Time the recipe's stages on the first node.")
+    ] = True,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            "--measured",
+            help="Where to write the measured throughput; measured.json among the preflight's files by default.",
+            show_default=False,
+        ),
     ] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value: a change to the profile.")
@@ -54,7 +69,7 @@ def preflight(
         raise LaunchError(f"{overrides[0]}: changes a recipe, and none is given (--recipe)")
     chosen = load_yaml(Recipe, recipe, overrides or []) if recipe is not None else None
     where = folder / f"{profile.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    planned = plan_preflight(profile, where, nodes=nodes, processes=processes, recipe=chosen)
+    planned = plan_preflight(profile, where, nodes=nodes, processes=processes, recipe=chosen, speed=speed)
     if dry_run:
         typer.echo(rehearsed(planned))
         return
@@ -65,6 +80,10 @@ def preflight(
         typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
     else:
         _show(result)
+    if planned.measured.exists():
+        file = _hand_over(planned.measured, measured)
+        command = ["retrieva", "plan", str(recipe), *(overrides or []), "--measured", str(file)]
+        typer.echo(f"the plan with what was measured: {shlex.join(command)}", err=True)
     if "failure" in result or any(finding["level"] == "red" for finding in result["findings"]):
         raise typer.Exit(1)
 
@@ -79,7 +98,7 @@ def preflight_job(spec: Path, command: list[str]) -> None:
     raise typer.Exit(run_preflight_job(settings, command, inside(settings.profile)))
 
 
-def preflight_rank(spec: Path) -> None:
+def preflight_rank(spec: Path, speed: Annotated[bool, typer.Option("--speed/--no-speed")] = True) -> None:
     """Be one process of a preflight."""
     from retrieva_pretrain.launch.spec import read_spec
     from retrieva_pretrain.platform.quiet import quiet_upstream
@@ -91,18 +110,61 @@ def preflight_rank(spec: Path) -> None:
     quiet_upstream()
     from data_prep.whole_files import write_whole
     from retrieva_pretrain.launch.preflight import RESULT
+    from retrieva_pretrain.launch.stage_timing import time_stages
     from retrieva_pretrain.preflight.judge import Promised, as_json, checkpoint_bytes, judge
     from retrieva_pretrain.preflight.measure import measure
 
     token = (settings.run / "token").read_text(encoding="utf-8") if (settings.run / "token").exists() else ""
     ranks = measure(settings.run, token, recipe)
-    if ranks is not None:
-        needed = checkpoint_bytes(recipe) if recipe is not None else None
-        profile = settings.profile
-        promised = Promised(profile.gpus_per_node, profile.gpu_peak_tflops, profile.gpu_memory_bandwidth)
-        findings = judge(ranks, promised, checkpoint_bytes=needed)
-        result = {"cluster": profile.name, "findings": as_json(findings), "ranks": ranks}
-        write_whole(settings.run / RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
+    if ranks is None:
+        return
+    needed = checkpoint_bytes(recipe) if recipe is not None else None
+    times = time_stages(settings, spec, recipe) if recipe is not None and speed else None
+    profile = settings.profile
+    promised = Promised(profile.gpus_per_node, profile.gpu_peak_tflops, profile.gpu_memory_bandwidth)
+    findings = judge(ranks, promised, checkpoint_bytes=needed, stage_times=times)
+    result = {"cluster": profile.name, "findings": as_json(findings), "ranks": ranks, "stage_times": times}
+    write_whole(settings.run / RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
+
+
+def preflight_stages(spec: Path) -> None:
+    """Be one process of the timing of a recipe's stages."""
+    from retrieva_pretrain.launch.spec import read_spec
+    from retrieva_pretrain.platform.quiet import quiet_upstream
+    from retrieva_pretrain.recipe.loading import load_yaml
+    from retrieva_pretrain.recipe.schema import Recipe
+
+    settings = read_spec(spec)
+    if settings.recipe is None:
+        raise typer.BadParameter("a preflight without a recipe has no stages")
+    recipe = load_yaml(Recipe, settings.recipe)
+    quiet_upstream()
+    from data_prep.tokenizer import Tokenizer
+    from data_prep.whole_files import write_whole
+    from retrieva_pretrain.launch.preflight import MEASURED
+    from retrieva_pretrain.launch.stage_timing import BEGIN_SECONDS, stage_times
+    from retrieva_pretrain.planning.measured import write_measured
+    from retrieva_pretrain.preflight.stages import measured_file, time_all_stages
+
+    gpus = settings.nodes * settings.processes_per_node
+    vocab_size = Tokenizer(recipe.tokenizer.model).vocab_size
+
+    def write(found: dict[str, Any]) -> None:
+        write_whole(stage_times(settings), json.dumps(found, indent=1).encode())
+        if (measured := measured_file(recipe, vocab_size, found)) is not None:
+            write_measured(settings.run / MEASURED, measured)
+
+    time_all_stages(recipe, vocab_size, gpus, write, seconds=BEGIN_SECONDS)
+
+
+def _hand_over(file: Path, wanted: Path | None) -> Path:
+    """Copy the measured throughput to where the user wants it; returns where it is."""
+    if wanted is None:
+        return file
+    from data_prep.whole_files import write_whole
+
+    write_whole(wanted, file.read_bytes())
+    return wanted
 
 
 def _show(result: dict[str, Any]) -> None:

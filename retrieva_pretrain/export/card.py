@@ -12,9 +12,10 @@ from jinja2 import Environment, StrictUndefined
 from data_prep.errors import DataPrepError
 from data_prep.manifest import Manifest
 from retrieva_pretrain.curriculum.stages import Curriculum
+from retrieva_pretrain.export.configuration import DTYPE_NAMES
 from retrieva_pretrain.export.parity import ParityReport
 from retrieva_pretrain.export.source import Source
-from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.recipe.schema import Precision, Recipe
 from retrieva_pretrain.report.summary import RunSummary, summarise
 
 
@@ -22,6 +23,7 @@ def model_card(
     source: Source,
     parity: ParityReport,
     parameters: int,
+    precision: Precision,
     *,
     name: str,
     licence: str,
@@ -34,6 +36,7 @@ def model_card(
         source: the checkpoint; an imported model has no recipe, and its card says so.
         parity: of the export.
         parameters: of the model.
+        precision: of the exported weights.
         name: how the model is called, for the title and the snippet.
         licence: as the Hub spells it.
         languages: as the Hub spells them, `ja`.
@@ -53,6 +56,7 @@ def model_card(
         vocab_size=source.tokenizer.vocab_size,
         padded_vocab_size=source.padded_vocab_size,
         parameters=parameters,
+        dtype=DTYPE_NAMES[precision],
         step=source.step,
         recipe=recipe,
         corpora=list(_corpora(recipe)) if recipe is not None else [],

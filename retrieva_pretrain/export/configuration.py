@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from retrieva_pretrain.errors import CheckpointError
+from retrieva_pretrain.recipe.schema import Precision
 from retrieva_pretrain.recipe.sections import ModelConfig
 
 MODEL_TYPE = "retrieva-bert"
@@ -28,6 +29,8 @@ _FIELDS = {
     "init_method_std": "initializer_range",
     "share_embeddings_and_output_weights": "tie_word_embeddings",
 }
+# As transformers writes them.
+DTYPE_NAMES: dict[Precision, str] = {"bf16": "bfloat16", "fp32": "float32"}
 # What this project's model is; anything else is another model under the same name.
 _FIXED = {
     "hidden_act": "silu",
@@ -38,10 +41,12 @@ _FIXED = {
 }
 
 
-def configuration(model: ModelConfig, vocab_size: int, special_ids: dict[str, int]) -> dict[str, Any]:
+def configuration(
+    model: ModelConfig, vocab_size: int, special_ids: dict[str, int], precision: Precision
+) -> dict[str, Any]:
     """Return `config.json` of a model whose embedding has `vocab_size` rows.
 
-    `special_ids` are those of `bos_token`, `eos_token` and `pad_token`.
+    `special_ids` are those of `bos_token`, `eos_token` and `pad_token`; `precision` is that of the weights.
     """
     content = model.model_dump(mode="json")
     return {
@@ -59,8 +64,8 @@ def configuration(model: ModelConfig, vocab_size: int, special_ids: dict[str, in
         "eos_token_id": special_ids["eos_token"],
         "pad_token_id": special_ids["pad_token"],
         # transformers 4.57 reads the first, 5.x the second.
-        "torch_dtype": "bfloat16",
-        "dtype": "bfloat16",
+        "torch_dtype": DTYPE_NAMES[precision],
+        "dtype": DTYPE_NAMES[precision],
     }
 
 

@@ -26,6 +26,7 @@ from retrieva_pretrain.export.publish import refuse_existing, whole_directory
 from retrieva_pretrain.export.source import Source, open_source
 from retrieva_pretrain.export.tokenizer import ExportedTokenizer, export_tokenizer
 from retrieva_pretrain.export.tokenizer_parity import TokenizerReport, refuse_other_ids
+from retrieva_pretrain.recipe.schema import Precision
 from retrieva_pretrain.training.checkpoint_files import DESCRIPTION
 
 # What an export was made of, for `retrieva import` and for people.
@@ -46,6 +47,7 @@ def export(
     scores: Path | None = None,
     licence: str = "apache-2.0",
     languages: Sequence[str] = ("ja",),
+    precision: Precision | None = None,
 ) -> tuple[Source, ParityReport, TokenizerReport]:
     """Export a checkpoint; `out` is there, whole, when this returns, and not there where it raises.
 
@@ -58,6 +60,7 @@ def export(
         scores: Markdown with scores on downstream tasks for the model card.
         licence: of the weights, as the Hub spells it, for the model card.
         languages: of the corpora, as the Hub spells them, for the model card.
+        precision: of the exported weights; that of the checkpoint where None, so that nothing is lost.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
@@ -78,15 +81,16 @@ def export(
         whole_directory(out) as folder,
         tempfile.TemporaryDirectory(prefix=".parity.", dir=folder) as scratch,
     ):
-        _write_files(source, fast, folder)
         sides = [Path(scratch) / name for name in ("trained", "exported")]
         for side in sides:
             side.mkdir()
         with own_process() as call:
             with status("converting the weights"):
-                parameters = call("weights", "write_weights", *shape, folder)
+                precision = precision or call("weights", "stored_precision", *shape)
+                _write_files(source, fast, precision, folder)
+                parameters = call("weights", "write_weights", *shape, precision, folder)
             with status("running the trained model"):
-                call("trained_model", "write_trained_logits", *shape, made, sides[0])
+                call("trained_model", "write_trained_logits", *shape, precision, made, sides[0])
         # The first process and its model are gone before the second one begins.
         with own_process() as call, status("running the exported model"):
             call("exported_model", "write_exported_logits", folder, made, sides[1])
@@ -99,6 +103,7 @@ def export(
             source,
             parity,
             parameters,
+            precision,
             name=out.name,
             licence=licence,
             languages=languages,
@@ -115,10 +120,10 @@ def _read_scores(path: Path) -> str:
         raise RetrievaError(f"--scores: {path} cannot be read ({error}).") from None
 
 
-def _write_files(source: Source, fast: ExportedTokenizer, folder: Path) -> None:
+def _write_files(source: Source, fast: ExportedTokenizer, precision: Precision, folder: Path) -> None:
     """Write everything but the weights that transformers reads."""
     fast.write(folder, source.model.max_position_embeddings)
-    content = configuration(source.model, source.padded_vocab_size, fast.ids)
+    content = configuration(source.model, source.padded_vocab_size, fast.ids, precision)
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for path in sorted(Path(remote_code.__path__[0]).glob("*_retrieva_bert.py")):
         shutil.copyfile(path, folder / path.name)

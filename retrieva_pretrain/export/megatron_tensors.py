@@ -18,6 +18,22 @@ from retrieva_pretrain.export.names import Entry
 from retrieva_pretrain.recipe.sections import ModelConfig
 
 
+def stored_dtype(checkpoint: Path, entry: Entry) -> torch.dtype:
+    """Return the type in which a checkpoint holds a tensor.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold it.
+    """
+    try:
+        found = FileSystemReader(str(checkpoint)).read_metadata().state_dict_metadata[entry.megatron]
+    except Exception as error:  # torch raises whatever it stumbles over
+        raise CheckpointError(
+            f"{checkpoint}: {entry.megatron} cannot be found ({type(error).__name__}: {str(error)[:300]})"
+        ) from None
+    dtype: torch.dtype = found.properties.dtype  # type: ignore[union-attr]
+    return dtype
+
+
 def read_tensor(checkpoint: Path, entry: Entry, model: ModelConfig, dtype: torch.dtype) -> Tensor:
     """Read a tensor, rounded to `dtype` where it was saved in a wider one; of layers, [layers, ...] all of them.
 

@@ -1,6 +1,6 @@
 """Whether the exported model computes what the trained one does: both run on the same real text, and are compared.
 
-Both have the exported bf16 weights in fp32 and run on the CPU, one after the other, each in a process of its own.
+Both compute in fp32 with the exported weights and run on the CPU, one after the other, each in a process of its own.
 """
 
 from __future__ import annotations

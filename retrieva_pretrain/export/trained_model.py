@@ -1,4 +1,4 @@
-"""The trained side of the parity check: megatron-core's own model with a checkpoint's weights, rounded to bf16."""
+"""The trained side of the parity check: megatron-core's own model with a checkpoint's weights, in the exported type."""
 
 from __future__ import annotations
 
@@ -9,21 +9,30 @@ import numpy as np
 import torch
 
 from retrieva_pretrain.export.parity import Batch
+from retrieva_pretrain.export.weights import DTYPES
 from retrieva_pretrain.model.build import build_model
-from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.recipe.schema import Precision, Recipe
 from retrieva_pretrain.recipe.sections import ModelConfig
 from retrieva_pretrain.training import distributed
 from retrieva_pretrain.training.shards import load_tensors
 
 
 def write_trained_logits(
-    checkpoint: Path, model: ModelConfig, padded_vocab_size: int, made: list[Batch], folder: Path
+    checkpoint: Path,
+    model: ModelConfig,
+    padded_vocab_size: int,
+    precision: Precision,
+    made: list[Batch],
+    folder: Path,
 ) -> None:
-    """Run the trained model in fp32 and write each batch's logits [b, m, padded vocabulary] as `folder/N.npy`."""
+    """Run the trained model in fp32 and write each batch's logits [b, m, padded vocabulary] as `folder/N.npy`.
+
+    `precision`: the type that the weights were exported in.
+    """
     recipe = _alone(model)
     distributed.initialize(recipe)
     try:
-        built = _read(recipe, padded_vocab_size, checkpoint)
+        built = _read(recipe, padded_vocab_size, DTYPES[precision], checkpoint)
         built.eval()
         with torch.inference_mode():
             for number, batch in enumerate(made):
@@ -37,15 +46,15 @@ def write_trained_logits(
         distributed.shut_down()
 
 
-def _read(recipe: Recipe, padded_vocab_size: int, checkpoint: Path) -> torch.nn.Module:
-    """Return the trained model in fp32, with its weights rounded to bf16.
+def _read(recipe: Recipe, padded_vocab_size: int, dtype: torch.dtype, checkpoint: Path) -> torch.nn.Module:
+    """Return the trained model in fp32, with its weights rounded to `dtype`.
 
-    Memory is bounded by the model in fp32 and a little: the model is made without memory, and read in bf16, for
-    megatron-core reads into memory of its own first.
+    megatron-core reads into memory of its own first, so the model is made without memory and read in `dtype`: twice the
+    size of the weights in that type, which for bf16 is the model in fp32.
     """
     with torch.device("meta"):
         built: torch.nn.Module = build_model(recipe, padded_vocab_size, perform_initialization=False)
-    built.bfloat16()
+    built.to(dtype)
     if list(built.buffers()):
         raise RuntimeError(
             "the model has buffers, which building it without memory leaves without their values"

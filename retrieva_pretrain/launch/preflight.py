@@ -37,6 +37,7 @@ from retrieva_pretrain.recipe.schema import Recipe
 
 WALLTIME = "00:15:00"
 RESULT = "result.json"
+MEASURED = "measured.json"
 _LOOK_SECONDS = 0.5
 _LATE_SECONDS = 10.0
 
@@ -50,6 +51,11 @@ class Preflight:
     scheduler: Scheduler
     recipe: Recipe | None
     token: str
+
+    @property
+    def measured(self) -> Path:
+        """Where the job leaves the measured throughput of the recipe's stages, for `retrieva plan --measured`."""
+        return self.folder / MEASURED
 
     @property
     def settings(self) -> Path:
@@ -77,8 +83,11 @@ def plan_preflight(
     nodes: int,
     processes: int | None = None,
     recipe: Recipe | None = None,
+    speed: bool = True,
 ) -> Preflight:
     """Return the preflight of a cluster; its files lie in `folder`, which every node must see.
+
+    With a recipe its stages are timed, unless `speed` is False.
 
     Raises:
         LaunchError: the cluster cannot give so many nodes, or has no walltime.
@@ -96,7 +105,7 @@ def plan_preflight(
         run=folder,
         submission=1,
         recipe=jobs / "001-recipe.yaml" if recipe is not None else None,
-        arguments=["preflight-rank", str(jobs / "001-job.json")],
+        arguments=["preflight-rank", str(jobs / "001-job.json"), *([] if speed else ["--no-speed"])],
         program=jobs / "001-code" / PROGRAM,
         script=jobs / f"001-preflight{scheduler.script_suffix}",
         nodes=nodes,

@@ -175,6 +175,10 @@ class ClusterProfile(Section):
     gpu_memory_bandwidth: PositiveFloat | None = Field(
         default=None, description="What one GPU's memory delivers, in GB/s."
     )
+    interconnect_bandwidth: PositiveFloat | None = Field(
+        default=None,
+        description="What one node sends to others through all its adapters together, in GB/s (400 Gbit/s are 50).",
+    )
     node_hour_price: PositiveFloat | None = Field(
         default=None, description="What an hour of one node costs, for plans."
     )

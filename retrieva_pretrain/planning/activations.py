@@ -11,7 +11,7 @@ scored positions, vocabulary v:
                  input, the gate's activation, the other half, their product; fused SwiGLU: 3 f, input and product
     attention    unfused: 4 a s s (softmax in fp32), (1 + e) a s s with dropout (its mask, its output) or e a s s in
                  bf16 without, and 2 e s h where keys and values are repeated for all heads
-                 SDPA and flash: 4 a s (one number for each row of scores), and e s h inside documents
+                 SDPA and flash: 4 a s (one number for each row of scores)
                  Tensor parallelism beyond the g groups gathers query-key-value of all heads: none of it is divided.
     embedding    s h (dropout's mask)
     head         2 e s h (the final norm's input and output), 4 e m h, and 4 m v for the softmax over the vocabulary
@@ -19,8 +19,7 @@ scored positions, vocabulary v:
 The backward pass of a layer, which begins with its second half, adds:
 
     second half  e s (h + 2 f): gradients, while what they replace goes
-    attention    unfused: 12 a s s in all at the softmax (its output, and its gradients in fp32), or e a s s where that
-                 is more
+    attention    unfused: 12 a s s in all at the softmax: its output, and its gradients in fp32
                  SDPA: 4 s h (the query's gradient in fp32), 4 a s, and e s h for the query's gradient, and 2 e s h
                  where keys and values serve several heads, whose gradients are made for each
 
@@ -130,12 +129,7 @@ def _query_key_value(recipe: Recipe, index: int, backend: AttentionBackend) -> f
     width = model.hidden_size + 2 * model.num_query_groups * model.kv_channels
     # Unfused attention copies the part that it reads, unless it is computed again: then its input is kept.
     is_copied = backend == "local" and recipe.curriculum[index].recompute_granularity != "selective"
-    if is_copied or model.num_query_groups == model.num_attention_heads:
-        return width / tensor
-    if model.num_query_groups < tensor:
-        return width
-    # The queries of several groups lie between their keys and values: they are copied out.
-    return (width + (model.hidden_size if model.num_query_groups > tensor else 0)) / tensor
+    return width if model.num_query_groups < tensor and not is_copied else width / tensor
 
 
 def _scores(recipe: Recipe, e: int) -> int:
@@ -150,9 +144,7 @@ def _attention(recipe: Recipe, s: int, backend: AttentionBackend, e: int) -> flo
     model = recipe.model
     a = model.num_attention_heads
     if backend == "flash":
-        # Inside documents the kernel's output lies sample after sample, and the projection keeps a copy of its own.
-        is_copied = recipe.data.reset_attention_mask and recipe.kernels.transformer_impl == "local"
-        return 4 * a * s + (e * s * model.hidden_size if is_copied else 0)
+        return 4 * a * s
     repeated = 2 * e * s * model.hidden_size if model.num_query_groups < a else 0
     return _scores(recipe, e) * a * s * s + repeated
 
@@ -161,8 +153,7 @@ def _attention_backward(recipe: Recipe, s: int, backend: AttentionBackend, e: in
     model = recipe.model
     a, h = model.num_attention_heads, model.hidden_size
     if backend == "local":
-        # 12 in the softmax's backward pass: its output, the gradient and the new gradient in fp32.
-        return (max(12, _scores(recipe, e) + e) - _scores(recipe, e)) * a * s * s
+        return (12 - _scores(recipe, e)) * a * s * s
     for_each_head = 2 * e * s * h if model.num_query_groups < a else 0
     return 4 * s * h + 4 * a * s + e * s * h + for_each_head
 
@@ -178,11 +169,15 @@ def kept_by_layers(stage: Stage, activations: Activations, layers: int) -> float
     return layers * whole
 
 
-def computed_again(stage: Stage, activations: Activations) -> float:
-    """Return the bytes of what is being computed again in the backward pass, at most: one layer, or its attention."""
+def computed_again_at_once(stage: Stage, activations: Activations, layers: int) -> float:
+    """Return the bytes of what is being computed again when the backward pass begins: one layer, or its attention.
+
+    Where only the first `recompute_num_layers` layers are computed again, the last one is not. When the backward pass
+    comes to the first ones, it has let go of more than it computes again.
+    """
     if stage.recompute_granularity == "selective":
         return activations.attention
-    if stage.recompute_granularity == "full":
+    if stage.recompute_granularity == "full" and (stage.recompute_num_layers or layers) >= layers:
         return activations.layer + activations.attention
     return 0.0
 

@@ -58,8 +58,8 @@ class DataPlan:
     """2, or 0 where the corpora carry <CLS> and <SEP> round every document."""
 
 
-def plan_data(recipe: Recipe) -> DataPlan:
-    """Read what is here of a recipe's data.
+def plan_data(recipe: Recipe, vocab_size: int | None = None) -> DataPlan:
+    """Read what is here of a recipe's data; `vocab_size` is taken where neither the tokenizer nor a corpus is.
 
     Raises:
         CorpusError: a corpus is incomplete, damaged or was made with another tokenizer; or the corpora do not
@@ -68,9 +68,8 @@ def plan_data(recipe: Recipe) -> DataPlan:
     tokenizer = _tokenizer(recipe)
     manifests = [_manifest(number, entry.path) for number, entry in enumerate(recipe.data.blend)]
     _refuse_other_tokenizers(recipe, tokenizer, manifests)
-    vocab_size = tokenizer.vocab_size if tokenizer else None
-    if vocab_size is None:
-        vocab_size = next((m.tokenizer.vocab_size for m in manifests if m), None)
+    found = [tokenizer] if tokenizer else [m.tokenizer for m in manifests if m]
+    vocab_size = found[0].vocab_size if found else vocab_size
     special_tokens = special_tokens_per_window(recipe, manifests)
     padded = None
     if vocab_size is not None:

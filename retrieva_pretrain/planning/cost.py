@@ -1,8 +1,8 @@
-"""How long a run takes and what it costs, from its operations and a stated MFU.
+"""How long a run takes at an MFU that the user assumes (`--mfu`). Without one, `throughput.py` models the time.
 
-MFU is the share of the device's dense BF16 peak that model operations make of the wall time. It is an assumption: others
-report 23 to 25 % (ModernBERT-base on H100), 41 to 48 % (Megatron-LM's README, 2 B parameters and more at length 4,096)
-and about 55 % (NeMo's 4 B BERT on A100); nothing was measured here. What recomputation repeats is added to the time.
+MFU is the share of the device's dense BF16 peak that model operations make of the wall time. Others report 23 to 25 %
+(ModernBERT-base on H100), 41 to 48 % (Megatron-LM's README, 2 B parameters and more at length 4,096) and about 55 % (NeMo's
+4 B BERT on A100). What recomputation repeats is added to the time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ class Times:
     """Seconds of wall time."""
 
     expected: float
-    """At the stated MFU."""
-
     shortest: float
     longest: float
-    """At the upper and lower ends of the range."""
+    """Ends of a range that is an allowance, not a measurement."""
 
 
 def recomputed_flops(flops: FlopCount, stage: Stage, layers: int) -> float:
@@ -61,9 +59,3 @@ def stage_seconds(
     of_sample = flops.training + recomputed_flops(flops, stage, of_gpu)
     operations = of_sample * recipe.global_batch_size * stage.train_iters
     return operations / (gpus * peak_tflops * 1e12 * mfu) * (1 + bubble(pipeline, num_microbatches))
-
-
-def times(seconds_at_full_peak: float, mfu: float) -> Times:
-    """Return the times at the stated MFU and at the ends of the range, widened to hold it."""
-    low, high = min(MFU_RANGE[0], mfu), max(MFU_RANGE[1], mfu)
-    return Times(seconds_at_full_peak / mfu, seconds_at_full_peak / high, seconds_at_full_peak / low)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.planning.hardware import GIB
 from retrieva_pretrain.planning.memory import stage_memory
-from retrieva_pretrain.planning.plan import Plan
-from retrieva_pretrain.planning.suggest import with_stage
+from retrieva_pretrain.planning.plan import Plan, planned_recipe
+from retrieva_pretrain.planning.suggest import granularities, with_stage
 from retrieva_pretrain.recipe.layout import StageLayout, divisors
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -16,7 +16,8 @@ def refuse_impossible(recipe: Recipe, plan: Plan, *, one_job: bool = False) -> N
 
     With `one_job` the run must end within one job's walltime.
     """
-    problems = [*_nodes(plan), *_memory(recipe, plan)]
+    planned = planned_recipe(recipe, plan.attention_backend)
+    problems = [*_nodes(plan), *_memory(planned, plan)]
     if one_job:
         problems += _walltime(plan)
     if problems:
@@ -54,13 +55,15 @@ def _way_out(recipe: Recipe, plan: Plan, index: int, padded: int, usable: int) -
     """Name the changes that fit, each alone; the smallest first."""
     planned = plan.stages[index]
     ways = []
-    for granularity in (recipe.curriculum[index].recompute_granularity, "selective", "full"):
+    kinds = granularities(recipe)
+    now = recipe.curriculum[index].recompute_granularity
+    for granularity in kinds[kinds.index(now) :]:
         changed = with_stage(recipe, index, recompute_granularity=granularity, recompute_num_layers=None)
         micro = _largest_that_fits(changed, plan, index, padded, usable)
         if micro is None:
             continue
         change = f"max_micro_batch_size {micro}"
-        if granularity != recipe.curriculum[index].recompute_granularity:
+        if granularity != now:
             change = f"recompute_granularity {granularity}" + (
                 f" with {change}" if micro < planned.micro_batch_size else ""
             )
@@ -91,6 +94,6 @@ def _walltime(plan: Plan) -> list[str]:
     needed = plan.gpus * plan.run.time.expected / limit
     near = [n for n in plan.possible_gpus if n >= needed][:1]
     return [
-        f"  it takes about {hours:,.0f} h at {plan.mfu:.0%} MFU and a job may take {limit / 3600:,.0f} h; without"
+        f"  it takes about {hours:,.0f} h and a job may take {limit / 3600:,.0f} h; without"
         " --one-job it goes on in further jobs" + "".join(f"; in one job it needs {n} GPUs" for n in near)
     ]

@@ -8,12 +8,12 @@ from retrieva_pretrain.planning.activations import (
     Activations,
     AttentionBackend,
     backward_of_a_layer,
-    computed_again,
+    computed_again_at_once,
     count_activations,
     kept_by_layers,
 )
 from retrieva_pretrain.planning.parameters import rank_parameters
-from retrieva_pretrain.planning.saving import gather_bytes
+from retrieva_pretrain.planning.saving import gather_bytes, largest_parameter
 from retrieva_pretrain.recipe.layout import StageLayout
 from retrieva_pretrain.recipe.schema import Recipe, Stage
 
@@ -22,7 +22,7 @@ from retrieva_pretrain.recipe.schema import Recipe, Stage
 class MemoryPlan:
     """Bytes on the GPU that has the most to hold, at the moment of a step when it holds the most.
 
-    That is either in the head, where the logits are, or in the backward pass of a layer.
+    That is in the head, where the logits are, in the backward pass of a layer, or at its end, in the embedding.
     """
 
     weights: int
@@ -39,11 +39,11 @@ class MemoryPlan:
     """What is being computed again; 0 where the head holds more."""
 
     backward: int
-    """What the backward pass of a layer adds: gradients of activations and of the tied matrix; 0 where the head holds
-    more."""
+    """What the backward pass of a layer or the embedding adds: gradients of activations and of the embedding's matrix;
+    0 where the head holds more."""
 
     logits: int
-    """0 where the backward pass of a layer holds more."""
+    """0 where the backward pass holds more."""
 
     gather: int
     """Needed to save a checkpoint, when there are no activations."""
@@ -88,13 +88,18 @@ def _rank_memory(
     is_bf16 = recipe.precision == "bf16"
     shares = layout.data_parallel_size if parallelism.use_distributed_optimizer else 1
     one = count_activations(recipe, index, padded_vocab_size, backend)
-    in_head, in_layer = _moments(recipe, index, layout, one, padded_vocab_size, backend, pipeline_rank)
+    moments = _moments(recipe, index, layout, one, padded_vocab_size, backend, pipeline_rank)
     return MemoryPlan(
         weights=parameters * (2 if is_bf16 else 4),
         gradients=parameters * 4,
         optimizer=-(-parameters * (12 if is_bf16 else 8) // shares),
-        **max(in_head, in_layer, key=lambda moment: sum(moment.values())),
-        gather=gather_bytes(parameters, layout.data_parallel_size, parallelism.use_distributed_optimizer),
+        **max(moments, key=lambda moment: sum(moment.values())),
+        gather=gather_bytes(
+            parameters,
+            largest_parameter(recipe.model, padded_vocab_size, parallelism.tensor_model_parallel_size),
+            layout.data_parallel_size,
+            parallelism.use_distributed_optimizer,
+        ),
     )
 
 
@@ -106,8 +111,8 @@ def _moments(
     padded_vocab_size: int,
     backend: AttentionBackend,
     pipeline_rank: int,
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return what a step holds beside the static memory in the head, and in the backward pass of the last layer."""
+) -> list[dict[str, int]]:
+    """Return what a step adds to the static memory in the head, in the last layer's backward pass, and at its end."""
     stage, samples = _as_it_runs(recipe.curriculum[index], backend), layout.micro_batch_size
     pipeline = recipe.parallelism.pipeline_model_parallel_size
     is_first, is_last = pipeline_rank == 0, pipeline_rank == pipeline - 1
@@ -115,10 +120,11 @@ def _moments(
     # One forward, one backward in turn: a pipeline stage is ahead by the stages behind it.
     under_way = min(pipeline - pipeline_rank, layout.num_microbatches)
     kept = under_way * (kept_by_layers(stage, one, layers) + (one.embedding if is_first else 0)) + one.buffer
-    matrix = _output_matrix(recipe, padded_vocab_size) if is_last else 0
+    matrix = _matrix(recipe, padded_vocab_size)
     logits = max(samples * one.logits_peak, samples * one.logits_gradient + matrix) if is_last else 0
-    # A tied matrix waits until the end of the backward pass for its gradient as an embedding.
-    waiting = matrix if is_first and recipe.model.share_embeddings_and_output_weights else 0
+    # A tied matrix waits until the end of the backward pass for its gradient as an embedding; then both are added up.
+    is_tied = is_first and is_last and recipe.model.share_embeddings_and_output_weights
+    waiting, at_the_end = (matrix, 3 * matrix) if is_tied else (0, matrix if is_first else 0)
     nothing = {"activations": 0, "recomputation": 0, "backward": 0, "logits": 0}
     in_head = {
         "activations": int(samples * (kept + (one.head if is_last else 0))),
@@ -126,10 +132,14 @@ def _moments(
     }
     in_layer = {
         "activations": int(samples * kept),
-        "recomputation": int(samples * computed_again(stage, one)),
+        "recomputation": int(samples * computed_again_at_once(stage, one, layers)),
         "backward": int(samples * backward_of_a_layer(stage, one) + waiting),
     }
-    return nothing | in_head, nothing | in_layer
+    in_embedding = {
+        "activations": int(samples * (one.buffer + one.embedding)),
+        "backward": at_the_end,
+    }
+    return [nothing | moment for moment in (in_head, in_layer, in_embedding)]
 
 
 def _as_it_runs(stage: Stage, backend: AttentionBackend) -> Stage:
@@ -139,7 +149,7 @@ def _as_it_runs(stage: Stage, backend: AttentionBackend) -> Stage:
     return stage
 
 
-def _output_matrix(recipe: Recipe, padded_vocab_size: int) -> int:
-    """Return the bytes of the gradient of the matrix that makes the logits, in the model's precision."""
+def _matrix(recipe: Recipe, padded_vocab_size: int) -> int:
+    """Return the bytes of the gradient of the embedding's matrix, or of the head's, in the model's precision."""
     rows = padded_vocab_size // recipe.parallelism.tensor_model_parallel_size
     return rows * recipe.model.hidden_size * (2 if recipe.precision == "bf16" else 4)

@@ -9,11 +9,19 @@ from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.planning.activations import AttentionBackend, attention_backend
 from retrieva_pretrain.planning.corpora import CorpusPlan, DataPlan, plan_data
-from retrieva_pretrain.planning.cost import Times, stage_seconds, times
+from retrieva_pretrain.planning.cost import Times
 from retrieva_pretrain.planning.flops import count_flops
-from retrieva_pretrain.planning.hardware import DEFAULT_MFU, H100, Hardware
+from retrieva_pretrain.planning.hardware import H100, Hardware
+from retrieva_pretrain.planning.measured import Measured, refuse_other_model
 from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
 from retrieva_pretrain.planning.parameters import count_parameters
+from retrieva_pretrain.planning.speed import Speed, SpeedSource
+from retrieva_pretrain.recipe.kernels import (
+    ResolvedKernels,
+    ignored_choices,
+    resolve_kernels,
+    without_ignored_choices,
+)
 from retrieva_pretrain.recipe.layout import (
     StageLayout,
     model_parallel_size,
@@ -45,7 +53,9 @@ class StageCost:
     flops_per_token: FlopsPerToken
     memory: MemoryPlan
     time: Times | None
-    """None where the devices' peak is not known."""
+    """None, like the next, where the devices' peak is not known."""
+
+    speed: Speed | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class RunCost:
     """What the run takes."""
 
     time: Times | None
+    gpu_hours: float | None
     node_hours: float | None
     price: float | None
     """In the cluster's own unit."""
@@ -129,8 +140,15 @@ class Plan:
     attention_backend: AttentionBackend
     """Memory is planned with it: `local` is held against what the CPU saves, `flash` is derived."""
 
-    mfu: float
-    """What times assume."""
+    kernels: ResolvedKernels
+    mfu: float | None
+    """What times assume; None where they are measured or modelled."""
+
+    assumptions: tuple[str, ...]
+    """What the model of the time takes for granted of the hardware."""
+
+    ignored: tuple[str, ...]
+    """Choices of the recipe that have no use with its kernels."""
 
     run: RunCost | None
 
@@ -143,33 +161,51 @@ class Plan:
         """Nodes that the GPUs take; None where a node's GPUs are not known."""
         return -(-self.gpus // self.hardware.gpus_per_node) if self.hardware.gpus_per_node else None
 
+    @property
+    def speeds(self) -> list[Speed]:
+        """The speeds of the stages that have one, in their order."""
+        return [s.cost.speed for s in self.stages if s.cost is not None and s.cost.speed is not None]
+
+    @property
+    def memory(self) -> MemoryPlan | None:
+        """The memory of the stage that takes the most; None where the size of the vocabulary is not known."""
+        plans = [stage.cost.memory for stage in self.stages if stage.cost is not None]
+        return max(plans, key=lambda plan: plan.total, default=None)
+
 
 def make_plan(
     recipe: Recipe,
     gpus: int | None = None,
     hardware: Hardware = H100,
     *,
-    mfu: float = DEFAULT_MFU,
+    mfu: float | None = None,
+    measured: Measured | None = None,
     backend: AttentionBackend | None = None,
     data: DataPlan | None = None,
 ) -> Plan:
     """Plan a recipe on so many GPUs, one process each; without a number on the fewest that hold the model.
 
-    `mfu` is what times assume; `backend` the attention that the memory is planned with, the recipe's own by default;
-    `data` what `plan_data` found, which need not be read anew for every number of GPUs.
+    Times are modelled; `measured` takes the model's place for the stages that it holds, and `mfu` that of both. `backend` is
+    the attention that is planned with, the recipe's own by default; `data` what `plan_data` found, which need not be read
+    anew for every number of GPUs.
 
     Raises:
-        RecipeError: the recipe cannot be divided over them.
+        RecipeError: the recipe cannot be divided over them, or another model was measured.
         CorpusError: what is here of the data does not fit the recipe.
     """
     gpus = model_parallel_size(recipe) if gpus is None else gpus
+    ignored = ignored_choices(with_attention(recipe, backend), "cuda")
+    recipe = planned_recipe(recipe, backend)
     backend = backend or attention_backend(recipe)
     curriculum = Curriculum(recipe)
     layouts = stage_layouts(recipe, gpus)
     data = data or plan_data(recipe)
     padded = data.padded_vocab_size
+    if measured is not None:
+        refuse_other_model(measured, recipe, padded)
+    source = SpeedSource(hardware, mfu, measured)
     costs = [
-        None if padded is None else _stage_cost(recipe, index, layout, padded, gpus, hardware, mfu, backend)
+        None if padded is None else _stage_cost(recipe, index, layout, padded, gpus, source, backend)
         for index, layout in enumerate(layouts)
     ]
     parameters = None if padded is None else count_parameters(recipe.model, padded).total
@@ -198,9 +234,26 @@ def make_plan(
         corpora=data.corpora,
         hardware=hardware,
         attention_backend=backend,
+        kernels=resolve_kernels(recipe, "cuda"),
         mfu=mfu,
+        assumptions=() if mfu is not None else tuple(hardware.assumptions(gpus)),
+        ignored=tuple(ignored),
         run=_run_cost(recipe, gpus, hardware, parameters, costs),
     )
+
+
+def with_attention(recipe: Recipe, backend: AttentionBackend | None) -> Recipe:
+    """Return the recipe with the kernels that hold scores (`local`) or hold none (`flash`); None leaves it as it is."""
+    if backend is None or backend == attention_backend(recipe):
+        return recipe
+    chosen = "unfused" if backend == "local" else "auto"
+    kernels = recipe.kernels.model_copy(update={"attention_backend": chosen})
+    return recipe.model_copy(update={"kernels": kernels})
+
+
+def planned_recipe(recipe: Recipe, backend: AttentionBackend | None) -> Recipe:
+    """Return the recipe as GPUs will run it: with that attention, and without what has no use there."""
+    return without_ignored_choices(with_attention(recipe, backend), "cuda")
 
 
 def _stage_plan(curriculum: Curriculum, index: int, layout: StageLayout, cost: StageCost | None) -> StagePlan:
@@ -235,24 +288,23 @@ def _stage_cost(
     layout: StageLayout,
     padded_vocab_size: int,
     gpus: int,
-    hardware: Hardware,
-    mfu: float,
+    source: SpeedSource,
     backend: AttentionBackend,
 ) -> StageCost:
     stage = recipe.curriculum[index]
     slots = scored_slots(recipe.masking_probability(index), stage.seq_length)
     flops = count_flops(recipe.model, padded_vocab_size, stage.seq_length, slots)
-    taken = None
-    if hardware.peak_tflops is not None:
-        taken = times(
-            stage_seconds(recipe, index, flops, gpus, hardware.peak_tflops, 1.0, layout.num_microbatches), mfu
-        )
+    speed, taken = source.of_stage(recipe, index, layout, padded_vocab_size, gpus, flops), None
+    if speed is not None:
+        of_step = (speed.step_seconds, speed.shortest, speed.longest)
+        taken = Times(*(seconds * stage.train_iters for seconds in of_step))
     return StageCost(
         flops_per_token=FlopsPerToken(
             *(3 * part / stage.seq_length for part in (flops.body, flops.attention, flops.head))
         ),
         memory=stage_memory(recipe, index, layout, padded_vocab_size, backend),
         time=taken,
+        speed=speed,
     )
 
 
@@ -263,11 +315,12 @@ def _run_cost(
         return None
     taken = [stage.time for stage in stages if stage is not None and stage.time is not None]
     total = None
-    node_hours = price = jobs = None
+    gpu_hours = node_hours = price = jobs = None
     if len(taken) == len(stages):
         total = Times(
             sum(t.expected for t in taken), sum(t.shortest for t in taken), sum(t.longest for t in taken)
         )
+        gpu_hours = total.expected / 3600 * gpus
         if hardware.gpus_per_node:
             node_hours = total.expected / 3600 * -(-gpus // hardware.gpus_per_node)
             price = None if hardware.node_hour_price is None else node_hours * hardware.node_hour_price
@@ -275,6 +328,7 @@ def _run_cost(
     checkpoint, checkpoints = checkpoint_bytes(recipe, parameters)
     return RunCost(
         time=total,
+        gpu_hours=gpu_hours,
         node_hours=node_hours,
         price=price,
         jobs=jobs,

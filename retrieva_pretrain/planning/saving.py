@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from retrieva_pretrain.recipe.schema import ModelConfig
 
-def gather_bytes(parameters: int, data_parallel_size: int, is_distributed: bool) -> int:
-    """Return the bytes on one GPU, at most, while a distributed optimizer's states are gathered for a checkpoint.
 
-    One state at a time (fp32 weights, then each of Adam's moments): this process's share, copied into one piece, and
-    the whole that is gathered from all data-parallel processes: 4 (1 + 1 / data_parallel_size) bytes per parameter.
-    An optimizer that is not distributed gathers nothing.
+def gather_bytes(
+    parameters: int, largest_parameter: int, data_parallel_size: int, is_distributed: bool
+) -> int:
+    """Return the bytes on one GPU, at most, of the optimizer's states that a save puts together from several ranks.
+
+    A parameter that lies across the border between two ranks' shares is put together on one of them
+    (`training/optimizer_shares.py`): fp32 weight and both moments, 12 bytes per element. A rank saves its even share
+    and at most one parameter more. Without a distributed optimizer, or on one rank, nothing is put together.
 
     Args:
         parameters: on one GPU.
+        largest_parameter: elements of the largest tensor among them.
         data_parallel_size: processes that share the optimizer's states.
         is_distributed: `parallelism.use_distributed_optimizer`.
     """
-    if not is_distributed:
+    if not is_distributed or data_parallel_size == 1:
         return 0
-    return 4 * (parameters + -(-parameters // data_parallel_size))
+    return 12 * (-(-parameters // data_parallel_size) + largest_parameter)
+
+
+def largest_parameter(model: ModelConfig, padded_vocab_size: int, tensor_parallel_size: int) -> int:
+    """Return the elements of the largest tensor on a GPU: the word embedding, or SwiGLU's first matrix."""
+    rows = max(padded_vocab_size, 2 * model.ffn_hidden_size)
+    return rows * model.hidden_size // tensor_parallel_size

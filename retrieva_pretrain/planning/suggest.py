@@ -1,28 +1,24 @@
-"""Which layout, micro-batches and recomputation to try first on a cluster: the fastest that fits, by formula.
+"""Which layout, micro-batches and recomputation to try first on a cluster: the fastest that fits.
 
-The order rests on allowances, not on measurements: a layer that tensor parallelism divides is taken to lose 8 % each
-time the size doubles, pipeline stages wait as `cost.bubble` says, small micro-batches lose as if each forward pass had
-2,048 tokens more to do, and recomputed operations take their time. Change these beside what your cluster shows.
+The order is that of the model in `throughput.py`, or of measurements where there are any: a choice that was not measured
+is scaled by the nearest measurement of its length. Memory is by formula.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import log2
+from dataclasses import dataclass, replace
 
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.planning.activations import AttentionBackend
-from retrieva_pretrain.planning.cost import stage_seconds
-from retrieva_pretrain.planning.flops import count_flops
-from retrieva_pretrain.planning.hardware import DEFAULT_MFU, GIB, Hardware
+from retrieva_pretrain.planning.hardware import GIB, H100, Hardware
+from retrieva_pretrain.planning.measured import Measured, refuse_other_model
 from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
-from retrieva_pretrain.recipe.layout import StageLayout, divisors, scored_slots
+from retrieva_pretrain.planning.plan import planned_recipe
+from retrieva_pretrain.planning.speed import SpeedSource
+from retrieva_pretrain.recipe.kernels import resolve_kernels
+from retrieva_pretrain.recipe.layout import StageLayout, divisors
 from retrieva_pretrain.recipe.schema import Recipe, Stage
-
-_TENSOR_LOSS = 0.08
-_TOKENS_OF_A_PASS = 2048
-_GRANULARITIES = (None, "selective", "full")
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,8 @@ class StageChoice:
     micro_batch_size: int
     recompute_granularity: str | None
     memory: MemoryPlan
-    relative_seconds: float
-    """For comparing choices; no prediction."""
+    seconds: float
+    """Of the stage, by the model or as measured."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,9 @@ class Suggestion:
     stages: tuple[StageChoice, ...]
 
     @property
-    def relative_seconds(self) -> float:
-        """For comparing suggestions."""
-        return sum(stage.relative_seconds for stage in self.stages)
+    def seconds(self) -> float:
+        """Of the run."""
+        return sum(stage.seconds for stage in self.stages)
 
     def overrides(self, recipe: Recipe) -> list[str]:
         """Return the changes to the recipe, as the command line takes them."""
@@ -65,17 +61,29 @@ class Suggestion:
 
 
 def suggest(
-    recipe: Recipe, gpus: int, hardware: Hardware, padded_vocab_size: int, backend: AttentionBackend
+    recipe: Recipe,
+    gpus: int,
+    hardware: Hardware,
+    padded_vocab_size: int,
+    backend: AttentionBackend,
+    measured: Measured | None = None,
 ) -> Suggestion:
     """Return the fastest of all layouts that fits so many GPUs.
 
     Raises:
-        RecipeError: the GPUs' memory is not known, or nothing fits; says what is nearest.
+        RecipeError: the GPUs' memory is not known, another model was measured, or nothing fits; says what is nearest.
     """
     if hardware.usable_memory is None:
         raise RecipeError(
             f"--suggest: the memory of {hardware.name}'s GPUs is not known; give the profile gpu_memory"
         )
+    recipe = planned_recipe(recipe, backend)
+    if measured is not None:
+        refuse_other_model(measured, recipe, padded_vocab_size)
+    # An order needs no true peak: that of an H100 will do where none is known.
+    source = SpeedSource(
+        replace(hardware, peak_tflops=hardware.peak_tflops or H100.peak_tflops), measured=measured
+    )
     found: list[Suggestion] = []
     smallest: MemoryPlan | None = None
     layouts = 0
@@ -83,14 +91,15 @@ def suggest(
         layouts += 1
         choices = []
         for index in range(len(recipe.curriculum)):
-            options = list(_choices(changed, index, gpus, padded_vocab_size, backend))
-            least = min(options, key=lambda choice: choice.memory.total).memory
+            options = list(_options(changed, index, gpus, padded_vocab_size, backend))
+            least = min((memory for *_, memory in options), key=lambda memory: memory.total)
             if smallest is None or least.total < smallest.total:
                 smallest = least
-            fitting = [c for c in options if c.memory.total <= hardware.usable_memory]
+            fitting = [o for o in options if o[2].total <= hardware.usable_memory]
             if not fitting:
                 break
-            choices.append(min(fitting, key=lambda choice: choice.relative_seconds))
+            timed = (_timed(option, index, padded_vocab_size, source) for option in fitting)
+            choices.append(min(timed, key=lambda choice: choice.seconds))
         else:
             sizes = changed.parallelism
             found.append(
@@ -99,7 +108,7 @@ def suggest(
                 )
             )
     if found:
-        return min(found, key=lambda suggestion: suggestion.relative_seconds)
+        return min(found, key=lambda suggestion: suggestion.seconds)
     if not layouts or smallest is None:
         near = [n for n in divisors(recipe.global_batch_size) if n <= gpus][-1]
         raise RecipeError(
@@ -140,30 +149,36 @@ def _layouts(recipe: Recipe, gpus: int, hardware: Hardware, padded_vocab_size: i
                 continue
 
 
-def _choices(
+def _options(
     recipe: Recipe, index: int, gpus: int, padded_vocab_size: int, backend: AttentionBackend
-) -> Iterator[StageChoice]:
-    """Yield every micro-batch and recomputation of a stage."""
+) -> Iterator[tuple[Recipe, StageLayout, MemoryPlan]]:
+    """Yield every micro-batch and recomputation of a stage, and what each takes of a GPU's memory."""
     sizes = recipe.parallelism
-    tensor, pipeline = sizes.tensor_model_parallel_size, sizes.pipeline_model_parallel_size
-    copies = gpus // (tensor * pipeline)
+    copies = gpus // (sizes.tensor_model_parallel_size * sizes.pipeline_model_parallel_size)
     share = recipe.global_batch_size // copies
-    length = recipe.curriculum[index].seq_length
-    flops = count_flops(
-        recipe.model, padded_vocab_size, length, scored_slots(recipe.masking_probability(index), length)
-    )
-    for granularity in _GRANULARITIES:
+    for granularity in granularities(recipe):
         changed = with_stage(recipe, index, recompute_granularity=granularity, recompute_num_layers=None)
         for micro in divisors(share):
             layout = StageLayout(copies, micro, share // micro)
-            seconds = stage_seconds(changed, index, flops, gpus, 1.0, DEFAULT_MFU, layout.num_microbatches)
-            tokens = micro * length
-            yield StageChoice(
-                micro,
-                granularity,
-                stage_memory(changed, index, layout, padded_vocab_size, backend),
-                seconds * (1 + _TENSOR_LOSS * log2(tensor)) * (1 + _TOKENS_OF_A_PASS / tokens),
-            )
+            yield changed, layout, stage_memory(changed, index, layout, padded_vocab_size, backend)
+
+
+def granularities(recipe: Recipe) -> tuple[str | None, ...]:
+    """Return the kinds of recomputation that save memory with the recipe's kernels, the cheapest first."""
+    if resolve_kernels(recipe, "cuda").keeps_scores:
+        return None, "selective", "full"
+    return None, "full"
+
+
+def _timed(
+    option: tuple[Recipe, StageLayout, MemoryPlan], index: int, padded_vocab_size: int, source: SpeedSource
+) -> StageChoice:
+    recipe, layout, memory = option
+    stage = recipe.curriculum[index]
+    of_step = source.calibrated(recipe, index, layout, padded_vocab_size)
+    return StageChoice(
+        layout.micro_batch_size, stage.recompute_granularity, memory, of_step * stage.train_iters
+    )
 
 
 def with_stage(recipe: Recipe, index: int, **changes: object) -> Recipe:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retrieva_pretrain.durations import format_duration
+from retrieva_pretrain.planning.answer import answer, speed_tables
 from retrieva_pretrain.planning.cost import Times
 from retrieva_pretrain.planning.hardware import GIB
 from retrieva_pretrain.planning.plan import Plan
@@ -17,34 +18,73 @@ from retrieva_pretrain.planning.what_if import Row
 
 
 def render(plan: Plan) -> RenderableType:
-    """Return the plan's tables and the lines between them."""
+    """Return the answer, then the plan's tables, each under its title."""
+    return Group(
+        answer(plan),
+        *_title("Model and batch"),
+        _facts(plan),
+        *_title("Stages"),
+        _stages(plan),
+        _note("batch/GPU: samples of a forward pass x passes in a step"),
+        *_costs(plan),
+        *_title("Corpora"),
+        _corpora(plan),
+        _note("read: without each sample's own <CLS> and <SEP>; times: held-out text left out"),
+        *_shortfalls(plan),
+    )
+
+
+def _title(text: str) -> tuple[RenderableType, ...]:
+    return Text(""), Text(text, style="bold")
+
+
+def _note(text: str) -> Text:
+    return Text(text, style="dim")
+
+
+def _grid(rows: Sequence[tuple[str, str, str]]) -> Table:
+    """Return labelled lines; the last of each is its style."""
+    grid = Table.grid(padding=(0, 2))
+    for label, value, style in rows:
+        grid.add_row(_note(label), Text(value, style=style))
+    return grid
+
+
+def _facts(plan: Plan) -> Table:
     copies = "1 copy" if plan.data_parallel_size == 1 else f"{plan.data_parallel_size} copies"
-    gpus = "1 GPU" if plan.gpus == 1 else f"{plan.gpus} GPUs"
     sizes = (plan.tensor_model_parallel_size, plan.pipeline_model_parallel_size)
+    layout = f"tensor parallel {sizes[0]}, pipeline parallel {sizes[1]}"
     facts = [
         ("model", _model(plan)),
         ("vocabulary", _vocabulary(plan)),
         ("sample", _sample(plan)),
-        ("batch", f"{plan.global_batch_size:,} samples a step on {gpus} ({copies} of the model)"),
-        *(
-            [("layout", f"tensor parallel {sizes[0]}, pipeline parallel {sizes[1]}")]
-            if sizes != (1, 1)
-            else []
-        ),
+        ("batch", f"{plan.global_batch_size:,} samples a step on {_gpus(plan)} ({copies} of the model)"),
+        *([("layout", layout)] if sizes != (1, 1) else []),
+        ("kernels", _kernels(plan)),
         ("GPUs that divide it", _numbers(plan.possible_gpus)),
     ]
-    summary = Table.grid(padding=(0, 2))
-    for label, value in facts:
-        summary.add_row(Text(label, style="dim"), Text(value))
-    return Group(
-        Text(plan.name, style="bold"),
-        summary,
-        _stages(plan),
-        Text("batch/GPU: samples of a forward pass x passes in a step", style="dim"),
-        *_costs(plan),
-        _corpora(plan),
-        Text("read: without each sample's own <CLS> and <SEP>; times: held-out text left out", style="dim"),
-        *_shortfalls(plan),
+    return _grid([(label, value, "") for label, value in facts])
+
+
+def _gpus(plan: Plan) -> str:
+    return "1 GPU" if plan.gpus == 1 else f"{plan.gpus:,} GPUs"
+
+
+def _kernels(plan: Plan) -> str:
+    kernels = plan.kernels
+    fused = [
+        name
+        for name, is_on in (
+            ("bias + activation", kernels.bias_activation_fusion),
+            ("bias + dropout", kernels.bias_dropout_fusion),
+            ("gradient sums", kernels.gradient_accumulation_fusion),
+        )
+        if is_on
+    ]
+    return (
+        f"{kernels.attention} attention, fused: {', '.join(fused) or 'none'}"
+        + (", layers compiled" if kernels.compile_layers else "")
+        + (f", FP8 {kernels.fp8}" if kernels.fp8 else "")
     )
 
 
@@ -90,27 +130,12 @@ def _costs(plan: Plan) -> list[RenderableType]:
     """Return operations, memory and time of the stages, and what the run takes in all."""
     if plan.run is None:
         return [Text("no memory and no time: they need the size of the vocabulary", style="yellow")]
-    return [_operations(plan), *_memory(plan), *_run(plan)]
-
-
-def _operations(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", justify="right", no_wrap=True, min_width=5)
-    for heading in ("GFLOPs/tok", "body", "attention", "head"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in (f"at {plan.mfu:.0%} MFU", "range"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for stage in plan.stages:
-        if stage.cost is None:
-            continue
-        flops = stage.cost.flops_per_token
-        table.add_row(
-            str(stage.stage + 1),
-            f"{flops.total / 1e9:.3g}",
-            *(f"{part / flops.total:.1%}" for part in (flops.body, flops.attention, flops.head)),
-            *_time_cells(stage.cost.time),
-        )
-    return table
+    return [
+        *_title("Time"),
+        *speed_tables(plan),
+        *_title("Memory of a GPU, in GiB"),
+        *_memory(plan),
+    ]
 
 
 def _time_cells(taken: Times | None) -> tuple[str, str]:
@@ -130,8 +155,8 @@ def _memory(plan: Plan) -> list[RenderableType]:
         "grads",
         "optim",
         "kept",
-        "peak",
-        "save",
+        "layer",
+        "logits",
         "GiB/GPU",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -145,8 +170,8 @@ def _memory(plan: Plan) -> list[RenderableType]:
             memory.gradients,
             memory.optimizer,
             memory.activations,
-            memory.recomputation + memory.backward + memory.logits,
-            memory.gather,
+            memory.recomputation + memory.backward,
+            memory.logits,
         )
         table.add_row(
             str(stage.stage + 1),
@@ -155,46 +180,17 @@ def _memory(plan: Plan) -> list[RenderableType]:
             _gib(memory.total),
             style="bold red" if usable is not None and memory.total > usable else None,
         )
-    backend = {"local": "that keeps s x s scores", "flash": "that keeps no scores"}[plan.attention_backend]
-    of = "" if usable is None else f"; {usable / GIB:.1f} GiB of {plan.hardware.name} can be used"
-    notes = (
-        f"memory: attention {backend}; formulas, held against traces{of}",
-        "kept: activations for backward; peak: logits, or a layer's backward pass with what it computes again;"
-        " save: gathered while nothing is kept; GiB/GPU: the most at any time",
-    )
-    return [table, *(Text(note, style="dim") for note in notes)]
-
-
-def _run(plan: Plan) -> list[RenderableType]:
-    run = plan.run
-    assert run is not None
-    grid = Table.grid(padding=(0, 2))
-    if run.time is not None:
-        hardware = plan.hardware
-        line = f"{format_duration(run.time.expected)} ({format_duration(run.time.shortest)} to {format_duration(run.time.longest)})"
-        grid.add_row(
-            Text("time", style="dim"),
-            Text(
-                f"{line} at {plan.mfu:.0%} MFU of {hardware.peak_tflops:,.0f} TFLOP/s: assumed, not measured"
-            ),
+    backend = {"local": "local (holds s x s scores)", "flash": "without scores"}[plan.attention_backend]
+    notes = [
+        _note(
+            f"attention {backend}; kept: activations for backward; layer: what one layer's backward pass computes again"
+            " and adds, unless the logits are more; modelled, --trace traces it"
         )
-        if run.node_hours is not None:
-            unit = "node" if plan.nodes == 1 else "nodes"
-            price = "" if run.price is None else f" = {run.price:,.0f} {hardware.price_unit or ''}"
-            grid.add_row(
-                Text("node-hours", style="dim"),
-                Text(f"{run.node_hours:,.0f} on {plan.nodes} {unit}{price}"),
-            )
-        if run.jobs is not None and hardware.walltime is not None:
-            grid.add_row(
-                Text("jobs", style="dim"),
-                Text(f"{run.jobs} of {format_duration(hardware.walltime)}, one after the other"),
-            )
-    grid.add_row(
-        Text("checkpoints", style="dim"),
-        Text(f"{_bytes(run.checkpoint)} each, {_bytes(run.checkpoints)} at most at a time"),
-    )
-    return [grid]
+    ]
+    if plan.run is not None:
+        each, most = _bytes(plan.run.checkpoint), _bytes(plan.run.checkpoints)
+        notes.append(_note(f"on disk: checkpoints of {each} each, {most} at most at a time"))
+    return [table, *notes]
 
 
 def render_what_if(rows: Sequence[Row]) -> RenderableType:
@@ -226,7 +222,9 @@ def render_what_if(rows: Sequence[Row]) -> RenderableType:
         )
     if all(row.plan is None or row.plan.run is None or row.plan.run.price is None for row in rows):
         table.columns.pop()
-    return Group(table, *notes)
+    origins = sorted({speed.source for row in rows if row.plan for speed in row.plan.speeds})
+    source = [_note(f"times: {' and '.join(origins)}")] if origins else []
+    return Group(table, *source, *notes)
 
 
 def _gib(size: float) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.planning.activations import AttentionBackend
-from retrieva_pretrain.planning.corpora import plan_data
+from retrieva_pretrain.planning.corpora import DataPlan, plan_data
 from retrieva_pretrain.planning.hardware import Hardware
 from retrieva_pretrain.planning.limits import refuse_impossible
-from retrieva_pretrain.planning.plan import Plan, make_plan
+from retrieva_pretrain.planning.measured import Measured, refuse_other_model
+from retrieva_pretrain.planning.plan import Plan, make_plan, planned_recipe
 from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -30,9 +31,16 @@ class Row:
 
 
 def what_if(
-    recipe: Recipe, nodes: list[int], hardware: Hardware, mfu: float, backend: AttentionBackend | None
+    recipe: Recipe,
+    nodes: list[int],
+    hardware: Hardware,
+    *,
+    mfu: float | None = None,
+    measured: Measured | None = None,
+    backend: AttentionBackend | None = None,
+    data: DataPlan | None = None,
 ) -> list[Row]:
-    """Plan a recipe on each of these numbers of nodes.
+    """Plan a recipe on each of these numbers of nodes; the options are those of `make_plan`.
 
     Raises:
         RecipeError: the GPUs of a node are not known.
@@ -40,11 +48,13 @@ def what_if(
     """
     if not hardware.gpus_per_node:
         raise RecipeError(f"--what-if: {hardware.name} has no gpus_per_node; name a cluster that has")
-    rows, data = [], plan_data(recipe)
+    rows, data = [], data or plan_data(recipe)
+    if measured is not None:  # refused once, not for every number of nodes
+        refuse_other_model(measured, planned_recipe(recipe, backend), data.padded_vocab_size)
     for count in nodes:
         gpus, plan, refusal = count * hardware.gpus_per_node, None, None
         try:
-            plan = make_plan(recipe, gpus, hardware, mfu=mfu, backend=backend, data=data)
+            plan = make_plan(recipe, gpus, hardware, mfu=mfu, measured=measured, backend=backend, data=data)
             refuse_impossible(recipe, plan)
         except RecipeError as error:
             refusal = str(error)

@@ -52,11 +52,20 @@ class Platform(Protocol):
     def has_fp8(self) -> bool:
         """Whether the device multiplies in FP8."""
 
+    def free_memory(self) -> int:
+        """Bytes that this process could still take: of its device, or of the host's memory."""
+
+    def release_memory(self) -> None:
+        """Give back what torch keeps of memory that nothing uses any more."""
+
     def missing_for_compilation(self) -> str | None:
         """What torch.compile lacks on this machine; None where it has everything."""
 
     def offer_gradient_accumulation_fusion(self) -> bool:
         """Let megatron-core add weight gradients inside their products; returns whether it can here."""
+
+    def abandon_process_group(self) -> None:
+        """Leave the process group without waiting for collectives that are under way, after a failure."""
 
     def process_group_device(self) -> torch.device | None:
         """The device to bind the process group to, so that NCCL never has to guess it; None where there is none."""

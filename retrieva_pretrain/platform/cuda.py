@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch.profiler import ProfilerActivity
 
 from retrieva_pretrain.errors import RetrievaError
@@ -90,6 +91,15 @@ class CudaPlatform(CountsReads):
         """Return whether the bound device is of compute capability 8.9 (Ada, Hopper) or later."""
         return torch.cuda.get_device_capability() >= (8, 9)
 
+    def free_memory(self) -> int:
+        """Return what the driver has free on the device, and what torch keeps of it without using it."""
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + cached
+
+    def release_memory(self) -> None:
+        """Empty the caching allocator."""
+        torch.cuda.empty_cache()
+
     def missing_for_compilation(self) -> str | None:
         """Return what Triton lacks."""
         return missing_for_triton()
@@ -99,6 +109,11 @@ class CudaPlatform(CountsReads):
         if torch_adds_products():
             offer_fused_weight_gradients(add_product_on_cuda)
         return has_fused_weight_gradients()
+
+    def abandon_process_group(self) -> None:
+        """Abort NCCL's communicators where torch can (2.6 and later), which ends collectives that wait."""
+        abort = getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)
+        abort()
 
     def synchronize(self) -> None:
         """Wait for the device's queue."""

@@ -16,14 +16,14 @@ def attend_by_flash(
     dropout: float,
     softmax_scale: float,
 ) -> Tensor:
-    """Run torch's FlashAttention-2 kernel over documents. CUDA only.
+    """Run torch's FlashAttention-2 kernel over documents. CUDA only; what the kernel does not take runs by a mask.
 
     `torch.nn.attention.varlen` offers the same kernel with dropout fixed at 0 (torch 2.11), hence the operator itself;
     it has a backward formula. No document is longer than a sample, so `seq_length` bounds them and nothing waits
     for the device to tell the longest.
 
     Args:
-        query: [t, heads, d] in bf16 or fp16, t tokens of all samples.
+        query: [t, heads, d], t tokens of all samples.
         key: [t, groups, d]
         value: [t, groups, d]
         cu_seqlens: int32 [documents + 1], the first 0, the last t; equal neighbours are empty documents.
@@ -34,6 +34,8 @@ def attend_by_flash(
     Returns:
         [t, heads, d]
     """
+    if query.dtype not in (torch.bfloat16, torch.float16) or query.size(-1) % 8 or query.size(-1) > 256:
+        return attend_by_mask(query, key, value, cu_seqlens, seq_length, dropout, softmax_scale)
     output: Tensor = torch.ops.aten._flash_attention_forward(
         query,
         key,

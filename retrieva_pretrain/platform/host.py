@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import psutil
 import torch
+import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity
 
@@ -61,6 +62,13 @@ class HostPlatform(CountsReads):
         """Return False: no CPU product is in FP8 here."""
         return False
 
+    def free_memory(self) -> int:
+        """Return four fifths of what the machine has available: who takes all of it is killed, or gets others killed."""
+        return int(0.8 * psutil.virtual_memory().available)
+
+    def release_memory(self) -> None:
+        """Do nothing: malloc uses again what it keeps."""
+
     def missing_for_compilation(self) -> str | None:
         """Return what inductor's C++ lacks."""
         return missing_for_cpp()
@@ -69,6 +77,10 @@ class HostPlatform(CountsReads):
         """Offer a product in fp32."""
         offer_fused_weight_gradients(add_product_on_host)
         return True
+
+    def abandon_process_group(self) -> None:
+        """Close gloo's connections, which ends the collectives of others."""
+        dist.destroy_process_group()
 
     def process_group_device(self) -> torch.device | None:
         """Return None: gloo binds no device."""

@@ -52,7 +52,11 @@ class Finding:
 
 
 def judge(
-    ranks: Sequence[dict[str, Any]], promised: Promised, *, checkpoint_bytes: int | None = None
+    ranks: Sequence[dict[str, Any]],
+    promised: Promised,
+    *,
+    checkpoint_bytes: int | None = None,
+    stage_times: dict[str, Any] | None = None,
 ) -> list[Finding]:
     """Return the findings on what all processes have measured.
 
@@ -60,6 +64,8 @@ def judge(
         ranks: of `measure`, by rank.
         promised: what the rates are held against.
         checkpoint_bytes: what the checkpoints of the recipe need, where there is one.
+        stage_times: what the timing of the recipe's stages found (`stages.Found`, or an `error`); None where none was
+            asked for.
     """
     gpus = any(rank["platform"] == "cuda" for rank in ranks)
     return [
@@ -77,6 +83,7 @@ def judge(
         _corpora(ranks),
         _disk(ranks, checkpoint_bytes),
         _parity(ranks),
+        *_training_speed(stage_times, gpus=gpus),
     ]
 
 
@@ -243,6 +250,30 @@ def _parity(ranks: Sequence[dict[str, Any]]) -> Finding:
         return Finding("Transformer Engine's layer", "yellow", f"could not be compared: {found['error']}")
     said = f"differs from megatron-core's own by {found['difference']:.1%}"
     return Finding("Transformer Engine's layer", "green" if found["good"] else "red", said)
+
+
+def _training_speed(times: dict[str, Any] | None, *, gpus: bool) -> Iterator[Finding]:
+    """One line a stage, and one for what went wrong besides."""
+    if times is None:
+        yield Finding("training speed", "none", "not asked for (--recipe, without --no-speed)")
+        return
+    for stage in times.get("stages", []):
+        check = f"training at length {stage['seq_length']}"
+        if "error" in stage:
+            yield Finding(check, "yellow", f"could not be timed: {stage['error']}")
+            continue
+        mfu = "" if stage["mfu"] is None else f", {stage['mfu']:.1%} MFU"
+        said = (
+            f"{stage['tokens_per_second']:,.0f} tokens/s a GPU{mfu}, {stage['peak_memory'] / 2**30:.1f} GiB at most,"
+            f" micro-batches of {stage['micro_batch_size']}"
+        )
+        if stage["too_large"]:
+            said += f"; {', '.join(map(str, stage['too_large']))} did not fit"
+        if not gpus:
+            said = said.replace("a GPU", "a process") + " (CPU, no GPU)"
+        yield Finding(check, "yellow" if stage["too_large"] else "green" if gpus else "none", said)
+    if "error" in times:
+        yield Finding("training speed", "yellow", f"could not be timed: {times['error']}")
 
 
 def _span(values: Sequence[float]) -> str:

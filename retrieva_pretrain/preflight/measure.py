@@ -47,6 +47,7 @@ def measure(folder: Path, token: str, recipe: Recipe | None) -> list[Measures] |
         return everything if dist.get_rank() == 0 else None
     finally:
         dist.destroy_process_group()
+        here.release_memory()  # for what is timed next on this device
 
 
 def _alone(folder: Path, token: str, recipe: Recipe | None, local_rank: int) -> Measures:

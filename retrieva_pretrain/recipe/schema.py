@@ -39,10 +39,13 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "ParallelismConfig",
+    "Precision",
     "Recipe",
     "Stage",
     "TokenizerConfig",
 ]
+
+Precision = Literal["bf16", "fp32"]
 
 
 class Recipe(Section):
@@ -70,7 +73,7 @@ class Recipe(Section):
     schedule_scope: Literal["run", "stage"] = Field(
         default="run", description="Whether the learning rate runs once over all stages or anew in each."
     )
-    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Type of weights and activations.")
+    precision: Precision = Field(default="bf16", description="Type of weights and activations.")
     global_batch_size: PositiveInt = Field(description="Samples of one optimizer step, over all processes.")
     curriculum: Annotated[list[Stage], Field(min_length=1)] = Field(description="The stages in order.")
     parallelism: ParallelismConfig = Field(

@@ -16,7 +16,7 @@ from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.durations import format_duration
 from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.planning.corpora import DataPlan, plan_data
-from retrieva_pretrain.planning.hardware import H100
+from retrieva_pretrain.planning.hardware import DEFAULT_MFU, H100
 from retrieva_pretrain.planning.plan import make_plan
 from retrieva_pretrain.recipe.yaml_tree import write_text
 from retrieva_pretrain.report.history import RunHistory
@@ -157,7 +157,7 @@ def _planned_seconds(run: RunHistory, data: DataPlan | None) -> tuple[float, flo
         return None
     hardware = replace(H100, name="the run's", peak_tflops=float(np.median(ratio)))
     try:
-        plan = make_plan(run.recipe, run.world_size, hardware, data=data)
+        plan = make_plan(run.recipe, run.world_size, hardware, mfu=DEFAULT_MFU, data=data)
     except (RetrievaError, DataPrepError):
         return None
     if plan.run is None or plan.run.time is None:
@@ -167,7 +167,7 @@ def _planned_seconds(run: RunHistory, data: DataPlan | None) -> tuple[float, flo
         start, end = curriculum.stage_steps(stage.stage)
         taken = min(max(run.last_step - start, 0), end - start) / (end - start)
         done += taken * stage.cost.time.expected if stage.cost and stage.cost.time else 0.0
-    return plan.run.time.expected, done, plan.mfu
+    return plan.run.time.expected, done, DEFAULT_MFU
 
 
 def _data(run: RunHistory) -> tuple[DataPlan | None, str]:

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ class _Saving:
 
     is_written: bool = False
     """Whether the shards of all processes are on the disk, and only the first process is still at work."""
+
+    per_rank: list[dict[str, Any]] = field(default_factory=list)
+    """What the save took on each rank, in their order; on the first process, once all have written."""
 
 
 class Checkpointer:
@@ -196,11 +199,19 @@ class Checkpointer:
     def _describe(self, saving: _Saving) -> None:
         """Let the first process make a checkpoint of what all have written."""
         parts: list[Any] | None = [None] * self.ranks.world_size if self.ranks.is_first else None
-        dist.gather_object(saving.task.result, parts)
+        records, sums = saving.task.result
+        figures = {
+            "bytes_written": sum(entry["size"] for entry in sums.values()),
+            "host_bytes": saving.shards.host_bytes,
+            "device_bytes": saving.shards.assembled_bytes,
+            "stall_seconds": saving.stall,
+        }
+        dist.gather_object((records, sums, figures), parts)
         saving.is_written = True
         if parts is not None:
-            gathered = parts
-            saving.task = _Task(lambda: self._publish(saving, gathered))
+            saving.per_rank = [figures for _, _, figures in parts]
+            written = [(records, sums) for records, sums, _ in parts]
+            saving.task = _Task(lambda: self._publish(saving, written))
 
     def _publish(self, saving: _Saving, parts: list[Any]) -> None:
         files = {name: entry for _, sums in parts for name, entry in sums.items()}
@@ -220,10 +231,17 @@ class Checkpointer:
         if self.metrics is not None:
             name = self.folder.checkpoint(saving.step).name
             self.metrics.write(
-                "checkpoint", step=saving.step, path=name, seconds=seconds, stall_seconds=stall
+                "checkpoint",
+                step=saving.step,
+                path=name,
+                seconds=seconds,
+                stall_seconds=stall,
+                per_rank=saving.per_rank,
             )
+            most = max(figures["bytes_written"] for figures in saving.per_rank)
             say(
-                f"checkpoint {name} saved in {seconds:.2f} s, of which the training stood still for {stall:.2f} s"
+                f"checkpoint {name} saved in {seconds:.2f} s, of which the training stood still for {stall:.2f} s;"
+                f" at most {most / 1e6:,.1f} MB per rank"
             )
 
     def _fail(self, step: int, partial: Path, problem: str) -> None:

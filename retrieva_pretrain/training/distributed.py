@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -74,11 +77,38 @@ def divide(recipe: Recipe) -> Ranks:
     )
 
 
+_left_after_failure = threading.Event()
+
+
 def shut_down() -> None:
-    """Leave the process group; does nothing where none was joined."""
-    if dist.is_initialized():
+    """Leave the process group; does nothing if none was joined, or if it was left after a failure."""
+    if dist.is_initialized() and not _left_after_failure.is_set():
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+
+
+def leave_after_failure(deadline: float = 30.0) -> None:
+    """Leave the process group although other ranks may sit in a collective, within `deadline` seconds.
+
+    Under NCCL, `destroy_process_group` can wait for collectives that will never end, so its communicators are aborted.
+    Whatever still waits after two thirds of the time is left behind; if it also keeps the process from ending, SIGALRM
+    ends it after the rest: nothing in Python runs any more when the C++ libraries are torn down.
+    """
+    if not dist.is_initialized():
+        return
+    _left_after_failure.set()
+    leaving = threading.Thread(target=_abandon, name="leave", daemon=True)
+    leaving.start()
+    leaving.join(deadline * 2 / 3)
+    if leaving.is_alive():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, max(deadline / 3, 1e-3))
+
+
+def _abandon() -> None:
+    # The error that is on its way says more than what goes wrong here.
+    with suppress(Exception):
+        platform.current().abandon_process_group()
 
 
 def seed_random_streams(seed: int, step: int, first_sample: int) -> None:

@@ -39,6 +39,8 @@ def dry_run(recipe: Recipe, vocab_size: int) -> None:
             _dry_run(recipe, vocab_size, ranks, Path(folder), stop_requests, watchdog)
         except Exception as error:
             distributed.tell_once(error)
+            watchdog.enter("end", 0)
+            distributed.leave_after_failure()
             raise
         finally:
             watchdog.enter("end", 0)

@@ -75,6 +75,8 @@ def train(
         # Before the others notice that this process leaves, and say that instead.
         distributed.tell_once(error)
         write_outcome(folder, "failed", step=None, message=f"{type(error).__name__}: {error}")
+        watchdog.enter("end", 0)
+        distributed.leave_after_failure()
         raise
     finally:
         watchdog.enter("end", 0)

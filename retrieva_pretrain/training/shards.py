@@ -13,27 +13,34 @@ import inspect
 import io
 import os
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategies
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
+from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.whole_files import sync_file
 from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.training.checkpoint_files import file_sum
-from retrieva_pretrain.training.gathered_state import begin_state, padding_between_buckets
+from retrieva_pretrain.training.optimizer_shares import begin_state, own_shares
 
 # The default sharding type of the distributed optimizer cannot be saved ("flattened_range is not supported",
 # megatron-core 0.16.1 and 0.19.2); this one can, and loads at any other number of processes.
@@ -47,13 +54,20 @@ _EXTRA = "_extra_state"
 
 
 def sharded_state(
-    model: DistributedDataParallel, optimizer: MegatronOptimizer, *, is_loading: bool
+    model: DistributedDataParallel,
+    optimizer: MegatronOptimizer,
+    *,
+    is_loading: bool,
+    assembled: list[torch.Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Describe this process's shards of weights, master weights and Adam's moments to megatron-core."""
+    """Describe this process's shards of weights, master weights and Adam's moments to megatron-core.
+
+    To save, parameters of which several processes own a piece are put together on one of them; `assembled` takes these.
+    """
     weights = sharded_weights(model)
     if not is_loading:
         begin_state(optimizer)
-    with padding_between_buckets(optimizer):
+    with own_shares(optimizer, [] if assembled is None else assembled):
         moments = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=dict(_SHARDING))
     return {"model": weights, "optimizer": moments}
 
@@ -66,7 +80,7 @@ def sharded_weights(model: DistributedDataParallel) -> dict[str, Any]:
 
 def load_shards(path: Path, model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
     """Load a checkpoint into the model and the optimizer, whatever layout it was saved at."""
-    state = dist_checkpointing.load(sharded_state(model, optimizer, is_loading=True), str(path))
+    state = _load(sharded_state(model, optimizer, is_loading=True), path)
     unwrap_model(model).load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
 
@@ -89,11 +103,38 @@ def load_tensors(path: Path, model: torch.nn.Module) -> None:
     described: Any = model
     wanted = described.sharded_state_dict(metadata=dict(_SHARDING))
     tensors = {name: value for name, value in wanted.items() if not name.endswith(_EXTRA)}
-    state = dist_checkpointing.load({"model": tensors}, str(path))
+    state = _load({"model": tensors}, path)
     left = model.load_state_dict(state["model"], strict=False)
     wrong = [name for name in (*left.missing_keys, *left.unexpected_keys) if not name.endswith(_EXTRA)]
     if wrong:
         raise CheckpointError(f"{path}: the model has other tensors, such as {wrong[0]}")
+
+
+def _load(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Load what a state describes. Of what data-parallel processes all need, each reads a share and sends it to the others."""
+    strategy = None
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    if group.size() > 1:
+        strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(path)), group)
+    with _failures_as_errors():
+        loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strategy)
+    return loaded
+
+
+@contextmanager
+def _failures_as_errors() -> Iterator[None]:
+    """Raise what torch's checkpointing met on any rank as an ordinary error, on all ranks.
+
+    Its `CheckpointException` is no `Exception` (torch 2.6 to 2.13): who handles errors would not see it.
+    """
+    try:
+        yield
+    except CheckpointException as failed:
+        rank, (error, _) = min(failed.failures.items())
+        first = next(iter(str(error).splitlines()), "")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise MemoryError(f"rank {rank}: {first}") from failed
+        raise RuntimeError(f"rank {rank}: {type(error).__name__}: {first[:300]}") from failed
 
 
 @dataclass
@@ -112,6 +153,12 @@ class ShardWriter:
 
     common: bytes | None
     """megatron-core 0.16.1's file of what is no tensor; on the first process only."""
+
+    host_bytes: int = 0
+    """Bytes of the tensors in host memory until they are written."""
+
+    assembled_bytes: int = 0
+    """Bytes of the device's memory that the parameters put together from several processes took."""
 
     def write(self) -> tuple[list[Any], dict[str, Any]]:
         """Write this process's files to the disk; runs in a thread.
@@ -163,22 +210,31 @@ def plan_shards(model: DistributedDataParallel, optimizer: MegatronOptimizer, fo
 
     All processes call it. Nothing is written.
     """
-    return plan_state(sharded_state(model, optimizer, is_loading=False), folder)
+    assembled: list[torch.Tensor] = []
+    state = sharded_state(model, optimizer, is_loading=False, assembled=assembled)
+    return plan_state(state, folder, assembled)
 
 
-def plan_state(state: dict[str, Any], folder: Path) -> ShardWriter:
-    """Do the same for any state of megatron-core's ShardedTensors."""
-    owned = _storages(state)
+def plan_state(state: dict[str, Any], folder: Path, assembled: Sequence[torch.Tensor] = ()) -> ShardWriter:
+    """Do the same for any state of megatron-core's ShardedTensors; `assembled` are those that nobody else uses."""
+    private = {tensor.untyped_storage().data_ptr() for tensor in assembled}
+    owned = {address: storage for address, storage in _storages(state).items() if address not in private}
     # megatron-core would start a manager process for a queue that nothing is sent through here.
     filesystem_async._results_queue = queue.Queue()
     plan, common = _Plan(*_FORMAT, thread_count=_FILES), _keep_common_state()
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    # Of what data-parallel processes all hold, the weights, each writes a share.
+    strategy = FullyParallelSaveStrategyWrapper(plan, group) if group.size() > 1 else plan
     # 0.19.2 would ask for nvidia-resiliency-ext otherwise.
     options = (
         {"async_strategy": "mcore"}
         if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters
         else {}
     )
-    dist_checkpointing.save(state, str(folder), sharded_strategy=plan, async_sharded_save=True, **options)
+    with _failures_as_errors():
+        dist_checkpointing.save(
+            state, str(folder), sharded_strategy=strategy, async_sharded_save=True, **options
+        )
     writer = plan.writer
     buckets = writer.preload_tensors(writer.write_buckets or [], True)
     buckets = [
@@ -186,7 +242,15 @@ def plan_state(state: dict[str, Any], folder: Path) -> ShardWriter:
         for path, name, (data, tensors) in buckets
     ]
     writer.write_buckets = None
-    return ShardWriter(folder, writer, buckets, plan.metadata, common())
+    return ShardWriter(
+        folder,
+        writer,
+        buckets,
+        plan.metadata,
+        common(),
+        host_bytes=sum(tensor.nbytes for _, _, (_, tensors) in buckets for _, tensor in tensors),
+        assembled_bytes=sum(tensor.nbytes for tensor in assembled),
+    )
 
 
 class _Plan(torch_strategies.TorchDistSaveShardedStrategy):  # type: ignore[misc]

@@ -47,7 +47,7 @@ def test_every_benchmark_names_its_script_and_its_date() -> None:
         if page.name == "README.md":
             continue
         text = page.read_text(encoding="utf-8")
-        scripts = re.findall(r"benchmarks/(\w+\.py)", text)
+        scripts = re.findall(r"benchmarks/((?:gpu/)?\w+\.py)", text)
         assert scripts, page.name
         assert all((REPOSITORY / "benchmarks" / script).is_file() for script in scripts), page.name
         assert re.search(r"20\d\d-\d\d-\d\d", text) or "Not measured" in text, page.name

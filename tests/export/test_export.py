@@ -24,8 +24,12 @@ from transformers import (
 )
 
 from data_prep.tokenizer import Tokenizer
+from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.export.parity import ParityError, batches, compare
 from retrieva_pretrain.export.tokenizer import export_tokenizer
+from retrieva_pretrain.export.weights import stored_precision, write_weights
+from retrieva_pretrain.recipe.sections import ModelConfig
+from retrieva_pretrain.training.checkpoint_files import read_description
 from tests.command import retrieva
 from tests.export.conftest import SaveRun, refused
 
@@ -270,3 +274,45 @@ def test_any_heads_are_exported_and_come_back(settings: list[str], save_run: Sav
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(other[name], tensor), name
+
+
+@pytest.mark.slow
+def test_an_fp32_run_is_exported_without_loss_and_in_bf16_where_that_is_asked_for(
+    save_run: SaveRun, tmp_path: Path
+) -> None:
+    run = save_run("fp32", "precision=fp32")
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    retrieva("export", run, whole)
+    retrieva("export", run, halved, "--dtype", "bf16")
+    exact, rounded = (load_file(folder / "model.safetensors") for folder in (whole, halved))
+    assert exact.keys() == rounded.keys()
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in exact.values())
+    for name, tensor in exact.items():
+        assert tensor.dtype == torch.float32, name
+        assert torch.equal(rounded[name], tensor.bfloat16()), name
+    for folder, dtype in ((whole, "float32"), (halved, "bfloat16")):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["dtype"] == config["torch_dtype"] == dtype
+        assert f"| Weights | {dtype} |" in (folder / "README.md").read_text(encoding="utf-8")
+    # Computed with the weights that are published, so the parity of an fp32 export is no worse.
+    parity = json.loads((whole / "export.json").read_text())["parity"]
+    assert parity["largest_difference"] < 1e-4 * parity["largest_logit"]
+    # The way back keeps the type.
+    retrieva("import", whole, tmp_path / "imported")
+    retrieva("export", tmp_path / "imported", tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in exact.items())
+
+
+def test_weights_are_written_in_the_type_that_is_asked_for(
+    exported: Path, saved: Path, tmp_path: Path
+) -> None:
+    checkpoint = saved / "checkpoints" / "step_0000003"
+    model = ModelConfig.model_validate(read_description(checkpoint)["identity"]["model"])
+    assert stored_precision(checkpoint, model, 448) == "bf16"
+    write_weights(checkpoint, model, 448, "fp32", tmp_path)
+    before, wider = load_file(exported / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in wider.values()} == {torch.float32}
+    assert all(torch.equal(wider[name], tensor.float()) for name, tensor in before.items())
+    with pytest.raises(CheckpointError, match="cannot be found"):
+        stored_precision(tmp_path, model, 448)

@@ -36,7 +36,7 @@ def test_what_is_imported_is_exported_bit_for_bit_in_one_file_or_several(
     for limit, files in ((10**9, 1), (40_000, 3)):
         folder = tmp_path / str(limit)
         folder.mkdir()
-        write_weights(checkpoint, model, 448, folder, limit)
+        write_weights(checkpoint, model, 448, "bf16", folder, limit)
         shards = sorted(folder.glob("*.safetensors"))
         assert len(shards) >= files
         after = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -11,10 +12,20 @@ from typing import Any
 import pytest
 
 from data_prep.tokenizer import Tokenizer
+from retrieva_pretrain.planning.measured import read_measured
 from retrieva_pretrain.preflight.judge import Finding, Promised, judge
 from tests.command import retrieva
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipe" / "small.yaml"
+STAGE = {
+    "stage": 0,
+    "seq_length": 128,
+    "tokens_per_second": 57_000.0,
+    "mfu": 0.41,
+    "peak_memory": 60 * 2**30,
+    "micro_batch_size": 64,
+    "too_large": [],
+}
 H100 = Promised(gpus_per_node=8, peak_tflops=989.0, memory_bandwidth=3350.0)
 
 
@@ -53,6 +64,7 @@ def eight_gpus() -> list[dict[str, Any]]:
 
 
 def by_check(ranks: list[dict[str, Any]], **more: Any) -> dict[str, Finding]:
+    more = {"stage_times": {"stages": [STAGE]}, **more}
     return {finding.check: finding for finding in judge(ranks, H100, **more)}
 
 
@@ -60,6 +72,40 @@ def test_healthy_nodes_are_green() -> None:
     found = by_check(eight_gpus(), checkpoint_bytes=10**11)
     assert {finding.level for finding in found.values()} == {"green"}
     assert found["matrix product"].said == "680 to 680 TFLOP/s, 69% of the peak 989"
+
+
+@pytest.mark.parametrize(
+    ("times", "check", "level", "said"),
+    [
+        (
+            {"stages": [STAGE]},
+            "training at length 128",
+            "green",
+            "57,000 tokens/s a GPU, 41.0% MFU, 60.0 GiB",
+        ),
+        (
+            {"stages": [STAGE | {"too_large": [128]}]},
+            "training at length 128",
+            "yellow",
+            "micro-batches of 64; 128 did not fit",
+        ),
+        (
+            {"stages": [{"seq_length": 128, "error": "RuntimeError: a kernel"}]},
+            "training at length 128",
+            "yellow",
+            "could not be timed: RuntimeError: a kernel",
+        ),
+        ({"stages": [STAGE], "error": "not done after 360 s"}, "training speed", "yellow", "not done after"),
+        ({"error": "one copy of the model takes 16"}, "training speed", "yellow", "one copy of the model"),
+    ],
+)
+def test_what_the_timing_of_the_stages_found_is_said_and_hides_no_other_check(
+    times: dict[str, Any], check: str, level: str, said: str
+) -> None:
+    found = by_check(eight_gpus(), checkpoint_bytes=10**11, stage_times=times)
+    assert found[check].level == level
+    assert said in found[check].said
+    assert {f.level for name, f in found.items() if not name.startswith("training")} == {"green"}
 
 
 @pytest.mark.parametrize(
@@ -130,12 +176,18 @@ def test_a_node_without_its_gpus_is_red() -> None:
 
 
 @pytest.mark.engine
-def test_a_machine_without_a_gpu_is_measured_whole(
+def test_a_machine_without_a_gpu_is_measured_whole_and_the_plan_reads_its_speed(
     tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
 ) -> None:
     prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
     recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
-    done = retrieva("preflight", "--processes", 2, "--json", "--recipe", *recipe, cwd=tmp_path)
+    recipe += ["model.num_layers=1", "model.hidden_size=32", "model.ffn_hidden_size=48"]
+    # The kernels of CUDA by name, or the plan would refuse a measurement of the CPU's. Fusions would only compile.
+    recipe += [f"kernels.{name}=false" for name in ("bias_activation_fusion", "bias_dropout_fusion")]
+    recipe += ["kernels.attention_backend=sdpa", "kernels.gradient_accumulation_fusion=true"]
+    measured = tmp_path / "measured.json"
+    words = ["preflight", "--processes", 2, "--json", "--measured", measured, "--recipe", *recipe]
+    done = retrieva(*words, cwd=tmp_path)
     result = json.loads(done.stdout)
     levels = {finding["check"]: finding["level"] for finding in result["findings"]}
     assert levels["GPU health"] == levels["matrix product"] == "none"
@@ -145,6 +197,56 @@ def test_a_machine_without_a_gpu_is_measured_whole(
     assert levels["corpora"] == levels["disk"] == "green", result["findings"]
     assert [rank["rank"] for rank in result["ranks"]] == [0, 1]
     assert all(rank["matmul_tflops"] > 0 and rank["copy_gb_per_second"] > 0 for rank in result["ranks"])
+    times = result["stage_times"]
+    assert "error" not in times, times
+    assert [stage["seq_length"] for stage in times["stages"]] == [32, 64, 128, 256]
+    # Of the run on both processes: 64 samples a step.
+    assert [stage["micro_batch_size"] for stage in times["stages"]] == [32, 32, 16, 8]
+    # The command that it shows at its end.
+    shown = done.stderr.strip().splitlines()[-1].partition(": ")[2]
+    assert shown.startswith("retrieva plan ")
+    assert shown.endswith(f"--measured {measured}")
+    file = read_measured(measured)
+    assert [entry.seq_length for entry in file.entries] == [32, 64, 128, 256]
+    assert all(entry.tokens_per_second > 0 and entry.mfu is None for entry in file.entries)
+    assert "measured on" in retrieva(*shlex.split(shown)[1:], cwd=tmp_path).stdout
+
+
+@pytest.mark.engine
+def test_a_timing_that_fails_is_yellow_and_hides_nothing(
+    tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
+) -> None:
+    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
+    recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
+    # Refused where Transformer Engine is not installed, by the process that builds the model.
+    recipe += ["kernels.transformer_impl=transformer_engine"]
+    result = json.loads(retrieva("preflight", "--json", "--recipe", *recipe, cwd=tmp_path).stdout)
+    found = {finding["check"]: finding for finding in result["findings"]}
+    assert found["training speed"]["level"] == "yellow"
+    assert "ransformer" in found["training speed"]["said"]
+    assert found["corpora"]["level"] == found["shared folder"]["level"] == "green"
+    assert not list(tmp_path.rglob("measured.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_divided_model_is_timed_by_the_processes_of_one_copy(
+    tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
+) -> None:
+    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
+    recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
+    recipe += ["parallelism.pipeline_model_parallel_size=2", "model.num_layers=2"]
+    words = ["preflight", "--processes", 2, "--json", "--measured", "measured.json", "--recipe", *recipe]
+    result = json.loads(retrieva(*words, cwd=tmp_path).stdout)
+    assert "error" not in result["stage_times"]
+    entries = read_measured(tmp_path / "measured.json").entries
+    assert [entry.pipeline_model_parallel_size for entry in entries] == [2] * 4
+    # More processes than the node has: said, and no other check is lost.
+    words[2] = 1
+    result = json.loads(retrieva(*words, cwd=tmp_path).stdout)
+    found = {finding["check"]: finding for finding in result["findings"]}
+    assert "takes 2 processes" in found["training speed"]["said"]
+    assert found["corpora"]["level"] == "green"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,23 +31,30 @@ def reference(*overrides: str) -> Recipe:
 
 
 def test_the_published_run_adds_up(tokenizer: str) -> None:
-    plan = make_plan(reference(tokenizer), 32)
+    plan = make_plan(reference(tokenizer), 32, mfu=0.35)
     assert (plan.steps, plan.tokens, plan.parameters) == (454_000, 187_301_888_000, 1_301_388_032)
     assert plan.run is not None and plan.run.time is not None
-    stages = [stage.cost for stage in plan.stages]
-    operations = sum(
-        s.tokens * c.flops_per_token.total for s, c in zip(plan.stages, stages, strict=True) if c
-    )
-    # The attention of the selective stages is computed twice.
-    again = sum(
-        s.tokens * c.flops_per_token.attention / 3
-        for s, c in zip(plan.stages[1:], stages[1:], strict=True)
-        if c
-    )
-    expected = (operations + again) / (32 * 989e12 * 0.35)
+    operations = sum(s.tokens * s.cost.flops_per_token.total for s in plan.stages if s.cost)
+    expected = operations / (32 * 989e12 * 0.35)
     assert plan.run.time.expected == pytest.approx(expected)
-    assert plan.run.time.shortest < plan.run.time.expected < plan.run.time.longest
+    assert plan.run.time.shortest == pytest.approx(expected * 0.35 / 0.45)
+    assert plan.run.time.longest == pytest.approx(expected * 0.35 / 0.25)
     assert plan.run.node_hours == pytest.approx(4 * expected / 3600)
+    assert {speed.source for speed in plan.speeds} == {"assumed"}
+
+
+def test_an_assumed_mfu_pays_for_what_is_computed_again(tokenizer: str) -> None:
+    """The attention of the selective stages is computed twice; where no scores are kept, it is not."""
+    choices = [f"curriculum.{i}.recompute_granularity=selective" for i in range(4)]
+    unfused = make_plan(reference(tokenizer, "kernels.attention_backend=unfused", *choices), 32, mfu=0.35)
+    flash = make_plan(reference(tokenizer, *choices), 32, mfu=0.35)
+    for kept, again in zip(flash.stages, unfused.stages, strict=True):
+        assert kept.cost and kept.cost.time and again.cost and again.cost.time
+        flops = kept.cost.flops_per_token
+        more = 1 + flops.attention / 3 / flops.total
+        assert again.cost.time.expected == pytest.approx(more * kept.cost.time.expected)
+    assert [stage.recompute for stage in flash.stages] == ["none"] * 4
+    assert len(flash.ignored) == 4 and not unfused.ignored
 
 
 def test_a_cluster_with_a_price_and_a_walltime_tells_jobs_and_what_they_cost(tokenizer: str) -> None:
@@ -67,13 +75,22 @@ def refusal(plan: Plan, recipe: Recipe) -> str:
 
 
 def test_what_does_not_fit_is_refused_with_what_does(tokenizer: str) -> None:
-    recipe = reference(tokenizer, "curriculum.3.recompute_granularity=null")
-    message = refusal(make_plan(recipe, 8), recipe)
-    assert "curriculum.3: length 2048 takes" in message
-    assert "max_micro_batch_size 1, or recompute_granularity selective" in message
-    for way in (["curriculum.3.max_micro_batch_size=1"], ["curriculum.3.recompute_granularity=selective"]):
-        mended = reference(tokenizer, "curriculum.3.recompute_granularity=null", *way)
-        refuse_impossible(mended, make_plan(mended, 8))
+    """Recomputing the scores is offered where there are any."""
+    too_much = ["curriculum.3.max_micro_batch_size=32", "curriculum.3.recompute_granularity=null"]
+    for kernel, kinds in (("unfused", ("selective", "full")), ("sdpa", ("full",))):
+        chosen = [f"kernels.attention_backend={kernel}", *too_much]
+        recipe = reference(tokenizer, *chosen)
+        message = refusal(make_plan(recipe, 8), recipe)
+        assert "curriculum.3: length 2048 takes" in message
+        found = re.search(r"What fits: max_micro_batch_size (\d+)", message)
+        assert found is not None, message
+        assert ("recompute_granularity selective" in message) == ("selective" in kinds)
+        for way in (
+            [f"curriculum.3.max_micro_batch_size={found[1]}"],
+            ["curriculum.3.recompute_granularity=full"],
+        ):
+            mended = reference(tokenizer, *chosen, *way)
+            refuse_impossible(mended, make_plan(mended, 8))
 
 
 def test_a_small_gpu_is_refused_the_model_itself(tokenizer: str) -> None:
@@ -89,16 +106,17 @@ def test_more_nodes_than_a_job_may_have_are_refused(tokenizer: str) -> None:
 
 
 def test_a_suggestion_fits_and_grows_with_the_memory(tokenizer: str) -> None:
-    recipe = reference(tokenizer)
+    unfused = "kernels.attention_backend=unfused"
+    recipe = reference(tokenizer, unfused)
     found = {
         size: suggest(recipe, 8, replace(H100, gpu_memory=size * GIB), 99_584, "local") for size in (24, 80)
     }
     for size, suggestion in found.items():
-        changed = reference(tokenizer, *suggestion.overrides(recipe))
+        changed = reference(tokenizer, unfused, *suggestion.overrides(recipe))
         refuse_impossible(changed, make_plan(changed, 8, replace(H100, gpu_memory=size * GIB)))
-    assert found[80].relative_seconds < found[24].relative_seconds
-    batches = [[stage.micro_batch_size for stage in found[size].stages] for size in (24, 80)]
-    assert all(small <= large for small, large in zip(*batches, strict=True))
+    assert found[80].seconds < found[24].seconds
+    for small, large in zip(found[24].stages, found[80].stages, strict=True):
+        assert large.seconds <= small.seconds and large.memory.total > small.memory.total
 
 
 def test_a_model_too_large_for_one_gpu_is_divided(tokenizer: str) -> None:
@@ -118,18 +136,39 @@ def test_the_command_line_shows_all_of_it(tokenizer: str, tmp_path: Path) -> Non
     assert shown.returncode == 0, shown.stderr
     assert max(map(len, shown.stdout.splitlines())) <= 80
     words = " ".join(shown.stdout.split())
-    for text in ("1,301,388,032", "187.3 B", "GiB/GPU", "jobs", "node-hours", "assumed, not measured"):
+    for text in ("1,301,388,032", "187.3 B", "GiB/GPU", "jobs", "node-hours", "not measured", "fits: "):
         assert text in words, text
-    assert (
-        "flash (derived, not measured)"
-        in retrieva_plan(str(REFERENCE), "--attention", "flash", tokenizer).stdout
-    )
-    refused = retrieva_plan(
-        str(REFERENCE), tokenizer, "curriculum.3.recompute_granularity=null", "--gpus", "8"
-    )
+    assert "without scores" in retrieva_plan(str(REFERENCE), "--attention", "flash", tokenizer).stdout
+    refused = retrieva_plan(str(REFERENCE), tokenizer, "curriculum.3.max_micro_batch_size=32", "--gpus", "8")
     assert refused.returncode == 1 and "What fits" in refused.stderr and "GiB/GPU" in refused.stdout
     plan = json.loads(retrieva_plan(str(REFERENCE), tokenizer, "--gpus", "8", "--json").stdout)
     assert plan["stages"][3]["cost"]["memory"]["logits"] > 0
+
+
+def test_a_plan_opens_with_its_answer(tokenizer: str, tmp_path: Path) -> None:
+    profile = tmp_path / "priced.yaml"
+    bundled = (REPOSITORY / "recipes" / "clusters" / "slurm-h100.yaml").read_text(encoding="utf-8")
+    profile.write_text(bundled + "node_hour_price: 30\nprice_unit: EUR\n", encoding="utf-8")
+    shown = retrieva_plan(str(REFERENCE), "--cluster", str(profile), "--nodes", "2", tokenizer).stdout
+    lines = shown.splitlines()
+    assert lines[0].split(",")[0] == "retrievabert-1.3b on 16 GPUs"
+    head = dict(line.split(maxsplit=1) for line in lines[1:7])
+    assert re.match(r"\d+d\d\dh \(.* to .*\)", head["time"])
+    assert re.match(r"[\d.]+ GPU-days, \d+ node-hours on 2 nodes = [\d,]+ EUR", head["cost"])
+    assert re.match(r"fits: [\d.]+ of 75.2 GiB a GPU", head["memory"])
+    assert head["figures"].startswith("modelled") and head["assumed"].startswith("100 GB/s between nodes")
+    titles = ["Model and batch", "Stages", "Time", "Memory of a GPU, in GiB", "Corpora"]
+    assert [line for line in lines if line in titles] == titles
+    small = retrieva_plan(str(REFERENCE), "--gpus", "1", tokenizer, "model.hidden_size=6144")
+    assert small.returncode == 1 and "does NOT fit" in small.stdout.splitlines()[3]
+
+
+def test_a_plan_without_the_tokenizer_takes_the_size_that_it_is_given(tokenizer: str) -> None:
+    gone = "tokenizer.model=gone.model"
+    assert "not known without the vocabulary" in retrieva_plan(str(REFERENCE), gone).stdout
+    given = retrieva_plan(str(REFERENCE), gone, "--vocab-size", "99574", "--json").stdout
+    with_file = json.loads(retrieva_plan(str(REFERENCE), tokenizer, "--json").stdout)
+    assert json.loads(given)["stages"] == with_file["stages"]
 
 
 def test_several_numbers_of_nodes_stand_side_by_side(tokenizer: str) -> None:

@@ -206,7 +206,7 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         assert max(len(line) for line in done.stdout.splitlines()) <= 80
         assert "\x1b" not in done.stdout
-        for word in ("187.3 B", "454,000", "1.41e-04", "4 x 8", "data/the_stack", "not here"):
+        for word in ("187.3 B", "454,000", "1.41e-04", "8 x 4", "data/the_stack", "not here"):
             assert word in done.stdout
 
     def test_json_is_the_whole_plan(self, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ class TestCommand:
         content = json.loads(done.stdout)
         assert content["gpus"] == 8
         assert content["tokens"] == 187_301_888_000
-        assert [stage["micro_batch_size"] for stage in content["stages"]] == [64, 32, 16, 4]
+        assert [stage["micro_batch_size"] for stage in content["stages"]] == [128, 64, 32, 8]
         assert content["stages"][0]["first_lr"] == 0.0
 
     def test_it_shows_how_often_corpora_are_read_in_80_columns(
