@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": PURE | ENGINE | {"platform"},
     "training": PURE | ENGINE | {"planning", "data", "model", "platform"},
     # Traces a step of training on fake tensors, in a process of its own.
-    "tracing": PURE | ENGINE | {"model", "platform", "training"},
+    "tracing": PURE | ENGINE | {"data", "model", "platform", "training"},
     "launch": PURE,
     # Stages are timed by training's own steps.
     "preflight": PURE | ENGINE | {"planning", "data", "model", "training", "platform"},

@@ -86,7 +86,7 @@ def plan(
     from retrieva_pretrain.planning.corpora import plan_data
     from retrieva_pretrain.planning.limits import refuse_impossible
     from retrieva_pretrain.planning.measured import read_measured
-    from retrieva_pretrain.planning.plan import make_plan
+    from retrieva_pretrain.planning.plan import make_plan, planned_recipe
     from retrieva_pretrain.planning.plot import plot_curriculum
     from retrieva_pretrain.planning.table import render, render_what_if
     from retrieva_pretrain.planning.what_if import what_if as compare
@@ -97,6 +97,8 @@ def plan(
         raise RecipeError(f"--attention: {attention} is neither local nor flash")
     if mfu is not None and measured is not None:
         raise RecipeError("--mfu and --measured: give one of them")
+    if trace and (suggest or what_if is not None):
+        raise RecipeError("--trace: traces one plan; leave out --suggest and --what-if")
     backend = cast("Literal['local', 'flash'] | None", attention)
     speeds = None if measured is None else read_measured(measured)
     loaded = load_yaml(Recipe, recipe, overrides or [])
@@ -122,12 +124,12 @@ def plan(
             typer.echo("\n".join(f"  {override}" for override in found))
         return
     made = make_plan(loaded, count, hardware, mfu=mfu, measured=speeds, backend=backend, data=data)
-    content = made.as_json()
+    content, planned = made.as_json(), planned_recipe(loaded, backend)
     if trace and as_json:
-        show_traced(loaded, made, content)
+        show_traced(planned, made, content)
     _show(content, as_json, lambda: render(made))
     if trace and not as_json:
-        show_traced(loaded, made, None)
+        show_traced(planned, made, None)
     refuse_impossible(loaded, made, one_job=one_job)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.planning.hardware import GIB
 from retrieva_pretrain.tracing.trace import TracedMemory, trace_stage_memory
@@ -24,7 +26,11 @@ def show_traced(recipe: Recipe, plan: Plan, content: dict[str, Any] | None) -> N
         raise RecipeError(
             f"--trace: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
         )
-    traced = trace_stage_memory(recipe, plan.gpus, plan.padded_vocab_size)
+
+    def report(row: TracedMemory) -> None:
+        typer.echo(f"traced stage {row.stage + 1} of {len(plan.stages)}", err=True)
+
+    traced = trace_stage_memory(recipe, plan.gpus, plan.padded_vocab_size, on_traced=report)
     if content is not None:
         content["traced"] = [asdict(row) for row in traced]
         return

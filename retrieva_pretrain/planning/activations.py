@@ -11,15 +11,17 @@ scored positions, vocabulary v:
                  input, the gate's activation, the other half, their product; fused SwiGLU: 3 f, input and product
     attention    unfused: 4 a s s (softmax in fp32), (1 + e) a s s with dropout (its mask, its output) or e a s s in
                  bf16 without, and 2 e s h where keys and values are repeated for all heads
-                 SDPA and flash: 4 a s (one number for each row of scores)
+                 SDPA and flash: 4 a s (one number for each row of scores), and e s h inside documents
                  Tensor parallelism beyond the g groups gathers query-key-value of all heads: none of it is divided.
+                 SDPA copies the queries of several groups on one GPU: e s h more.
     embedding    s h (dropout's mask)
     head         2 e s h (the final norm's input and output), 4 e m h, and 4 m v for the softmax over the vocabulary
 
 The backward pass of a layer, which begins with its second half, adds:
 
     second half  e s (h + 2 f): gradients, while what they replace goes
-    attention    unfused: 12 a s s in all at the softmax: its output, and its gradients in fp32
+    attention    unfused: 12 a s s in all at the softmax (its output, and its gradients in fp32), or e a s s where that
+                 is more
                  SDPA: 4 s h (the query's gradient in fp32), 4 a s, and e s h for the query's gradient, and 2 e s h
                  where keys and values serve several heads, whose gradients are made for each
 
@@ -127,9 +129,23 @@ def _query_key_value(recipe: Recipe, index: int, backend: AttentionBackend) -> f
     """Return the width of query, key and value as they are kept for one position."""
     model, tensor = recipe.model, recipe.parallelism.tensor_model_parallel_size
     width = model.hidden_size + 2 * model.num_query_groups * model.kv_channels
-    # Unfused attention copies the part that it reads, unless it is computed again: then its input is kept.
-    is_copied = backend == "local" and recipe.curriculum[index].recompute_granularity != "selective"
-    return width if model.num_query_groups < tensor and not is_copied else width / tensor
+    # Unfused attention copies what it reads, unless it is computed again: then its input is kept.
+    is_copied = (
+        recipe.curriculum[index].recompute_granularity != "selective"
+        if backend == "local"
+        else _copies_samples(recipe)
+    )
+    if is_copied or model.num_query_groups == model.num_attention_heads:
+        return width / tensor
+    if model.num_query_groups < tensor:
+        return width
+    # The queries of several groups lie between their keys and values: they are copied out.
+    return (width + (model.hidden_size if model.num_query_groups > tensor else 0)) / tensor
+
+
+def _copies_samples(recipe: Recipe) -> bool:
+    """Whether attention without scores copies what it reads and writes, to lay samples end to end."""
+    return recipe.data.reset_attention_mask and recipe.kernels.transformer_impl == "local"
 
 
 def _scores(recipe: Recipe, e: int) -> int:
@@ -144,7 +160,8 @@ def _attention(recipe: Recipe, s: int, backend: AttentionBackend, e: int) -> flo
     model = recipe.model
     a = model.num_attention_heads
     if backend == "flash":
-        return 4 * a * s
+        # Inside documents the kernel keeps its output sample after sample, and the projection a copy.
+        return 4 * a * s + (e * s * model.hidden_size if _copies_samples(recipe) else 0)
     repeated = 2 * e * s * model.hidden_size if model.num_query_groups < a else 0
     return _scores(recipe, e) * a * s * s + repeated
 
@@ -153,7 +170,8 @@ def _attention_backward(recipe: Recipe, s: int, backend: AttentionBackend, e: in
     model = recipe.model
     a, h = model.num_attention_heads, model.hidden_size
     if backend == "local":
-        return (12 - _scores(recipe, e)) * a * s * s
+        # 12 in the softmax's backward pass: its output, the gradient and the new gradient in fp32.
+        return (max(12, _scores(recipe, e) + e) - _scores(recipe, e)) * a * s * s
     for_each_head = 2 * e * s * h if model.num_query_groups < a else 0
     return 4 * s * h + 4 * a * s + e * s * h + for_each_head
 

@@ -1,4 +1,4 @@
-"""`python -m retrieva_pretrain.tracing`: reads what to trace from stdin as JSON, prints a line of JSON.
+"""`python -m retrieva_pretrain.tracing`: reads what to trace from stdin as JSON, prints a line of JSON for each stage.
 
 {"recipe": {...}, "gpus": 4, "padded_vocab_size": 99584, "stages": [0, 3]}
 """
@@ -20,8 +20,9 @@ def main() -> None:
 
     request = json.load(sys.stdin)
     recipe = Recipe.model_validate(request["recipe"])
-    traced = trace_stages(recipe, request["gpus"], request["padded_vocab_size"], request["stages"])
-    sys.stdout.write(as_json(traced) + "\n")
+    for traced in trace_stages(recipe, request["gpus"], request["padded_vocab_size"], request["stages"]):
+        sys.stdout.write(as_json(traced) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

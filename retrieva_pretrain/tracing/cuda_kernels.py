@@ -49,36 +49,54 @@ def attention(
     """Attend as the flash kernel does: query [b, heads, s, d], key and value [b, groups, s, d]."""
     if attn_mask is not None:
         raise ValueError("the flash kernel takes no mask")
-    attended: Tensor = _FlashAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
+    rows = query.size(0) * -(-query.size(2) // _ROWS) * _ROWS
+    laid_out = (t.transpose(1, 2) for t in (query, key, value))
+    attended: Tensor = _FlashAttention.apply(*laid_out, rows)  # type: ignore[no-untyped-call]
+    return attended.transpose(1, 2)
+
+
+def attention_inside_documents(query: Tensor, key: Tensor, value: Tensor, documents: int) -> Tensor:
+    """Attend as the flash kernel does inside documents laid end to end: query [t, heads, d], key, value [t, groups, d]."""
+    rows = query.size(0) + _ROWS * documents
+    attended: Tensor = _FlashAttention.apply(query, key, value, rows)  # type: ignore[no-untyped-call]
     return attended
 
 
+_ROWS = 128
+"""Rows of queries in the largest block of the flash kernel's backward pass."""
+
+
 class _FlashAttention(torch.autograd.Function):
-    """torch's FlashAttention-2 (`mha_fwd` and `mha_bwd` in flash_attn/flash_api.cpp, torch 2.11)."""
+    """torch's FlashAttention-2: `flash_attn/flash_api.cpp` and `attention_backward.cu` of ATen, torch 2.11.
+
+    query [..., heads, d], key and value [..., groups, d]. `rows` of queries are allocated in backward, padding included.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
         """Allocate the output, in the query's order of dimensions, and one fp32 number for each row of scores."""
         output = torch.empty_like(query)
-        logsumexp = query.new_empty(query.shape[:3], dtype=torch.float32)
+        logsumexp = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, output, logsumexp)
+        ctx.rows = rows
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Allocate the query's gradient in fp32 too, and the gradients of keys and values for every head."""
-        query, key, value, _, _ = ctx.saved_tensors
-        b, heads, s, d = query.shape
-        rows = -(-s // 128) * 128
-        size = -(-d // 32) * 32 if d <= 128 else -(-d // 64) * 64
-        held = [
-            query.new_empty(b, heads, rows, dtype=torch.float32),  # softmax_d
-            query.new_empty(b, heads, rows, size, dtype=torch.float32),  # dq_accum
-        ]
+        query, key, value, output, _ = ctx.saved_tensors
+        heads, d = query.shape[-2:]
+        width = -(-d // 32) * 32 if d <= 128 else -(-d // 64) * 64
+        # The kernel wants both in rows of heads: copies where samples are not laid end to end.
+        held = [gradients[0].contiguous(), output.contiguous()]
         d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        if key.size(1) != heads:  # dk_expanded, dv_expanded, summed over heads afterwards
-            held += [key.new_empty(b, heads, key.size(2), d) for _ in range(2)]
-        return d_query, d_key, d_value
+        held += [
+            query.new_empty(heads, ctx.rows, dtype=torch.float32),  # softmax_d
+            query.new_empty(ctx.rows, heads, width, dtype=torch.float32),  # dq_accum
+        ]
+        if key.size(-2) != heads:  # dk_expanded, dv_expanded, summed over heads afterwards
+            held += [key.new_empty(*key.shape[:-2], heads, d) for _ in range(2)]
+        return d_query, d_key, d_value, None
 
 
 class _BiasDropoutAdd(torch.autograd.Function):

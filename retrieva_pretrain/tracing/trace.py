@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from tempfile import TemporaryFile
 from typing import Literal
 
 from retrieva_pretrain.errors import RecipeError, RetrievaError
@@ -52,15 +53,21 @@ class TracedMemory:
 
 
 def trace_stage_memory(
-    recipe: Recipe, gpus: int, padded_vocab_size: int, stages: Sequence[int] | None = None
+    recipe: Recipe,
+    gpus: int,
+    padded_vocab_size: int,
+    stages: Sequence[int] | None = None,
+    *,
+    on_traced: Callable[[TracedMemory], None] | None = None,
 ) -> list[TracedMemory]:
-    """Trace a training step of stages of a recipe on `gpus` GPUs; takes some 10 to 30 seconds per stage.
+    """Trace a training step of stages of a recipe on `gpus` GPUs, in a process of its own; takes up to a minute each.
 
     Args:
         recipe: the resolved recipe; it is traced with the kernels that it takes on CUDA.
         gpus: number of GPUs, which the recipe's layout must divide.
         padded_vocab_size: rows of the embedding.
         stages: 0-based numbers of stages; all by default.
+        on_traced: called with each stage's figures as soon as they are there.
 
     Raises:
         RecipeError: the layout does not divide, or has what cannot be traced: pipeline stages, Transformer Engine.
@@ -76,18 +83,38 @@ def trace_stage_memory(
         "padded_vocab_size": padded_vocab_size,
         "stages": list(range(len(recipe.curriculum)) if stages is None else stages),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "retrieva_pretrain.tracing"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={k: v for k, v in os.environ.items() if k not in _NOT_INHERITED} | {"CUDA_VISIBLE_DEVICES": ""},
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RetrievaError(f"--trace: the process that traces failed: {lines[-1]}")
-    return [TracedMemory(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+    traced = []
+    for row in _rows_of_process(json.dumps(request)):
+        traced.append(row)
+        if on_traced is not None:
+            on_traced(row)
+    return traced
+
+
+def _rows_of_process(request: str) -> Iterator[TracedMemory]:
+    """Start the process that traces, hand it the request and yield what it finds, stage by stage."""
+    environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+    with (
+        TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "retrieva_pretrain.tracing"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment | {"CUDA_VISIBLE_DEVICES": ""},
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        with process.stdin:
+            process.stdin.write(request)
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield TracedMemory(**json.loads(line))
+        if process.wait() != 0:
+            errors.seek(0)
+            said = errors.read().strip().splitlines() or [f"exit code {process.returncode}"]
+            raise RetrievaError(f"--trace: the process that traces failed: {said[-1]}")
 
 
 def _refuse_untraceable(recipe: Recipe) -> None:
@@ -97,6 +124,6 @@ def _refuse_untraceable(recipe: Recipe) -> None:
         raise RecipeError("--trace: transformer_impl must be local; Transformer Engine cannot be traced")
 
 
-def as_json(traced: Sequence[TracedMemory]) -> str:
-    """Return traced figures in one line, as `trace_stage_memory` reads them."""
-    return json.dumps([asdict(row) for row in traced])
+def as_json(traced: TracedMemory) -> str:
+    """Return a stage's figures in one line, as `trace_stage_memory` reads them."""
+    return json.dumps(asdict(traced))
