@@ -76,7 +76,8 @@ def refusal(plan: Plan, recipe: Recipe) -> str:
 
 def test_what_does_not_fit_is_refused_with_what_does(tokenizer: str) -> None:
     """Recomputing the scores is offered where there are any."""
-    too_much = ["curriculum.3.max_micro_batch_size=32", "curriculum.3.recompute_granularity=null"]
+    others = [f"curriculum.{stage}.recompute_granularity=full" for stage in range(3)]
+    too_much = [*others, "curriculum.3.max_micro_batch_size=32", "curriculum.3.recompute_granularity=null"]
     for kernel, kinds in (("unfused", ("selective", "full")), ("sdpa", ("full",))):
         chosen = [f"kernels.attention_backend={kernel}", *too_much]
         recipe = reference(tokenizer, *chosen)
