@@ -94,6 +94,16 @@ def test_what_does_not_fit_is_refused_with_what_does(tokenizer: str) -> None:
             refuse_impossible(mended, make_plan(mended, 8))
 
 
+def test_one_gpu_holds_the_shipped_micro_batches_and_no_larger_ones(tokenizer: str) -> None:
+    recipe = reference(tokenizer)
+    plan = make_plan(recipe, 1)
+    assert plan.memory is not None
+    assert plan.memory.total / GIB == pytest.approx(57.4, abs=0.1)  # 21.8 of it are there between two steps
+    refuse_impossible(recipe, plan)
+    doubled = reference(tokenizer, "curriculum.0.max_micro_batch_size=256")
+    assert "What fits: max_micro_batch_size 128" in refusal(make_plan(doubled, 1), doubled)
+
+
 def test_a_small_gpu_is_refused_the_model_itself(tokenizer: str) -> None:
     recipe = reference(tokenizer)
     plan = make_plan(recipe, 1, replace(H100, gpu_memory=16 * GIB))

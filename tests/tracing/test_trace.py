@@ -79,17 +79,15 @@ def test_plan_and_trace_agree_where_scores_are_kept_and_recomputed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "overrides"),
+    "override",
     [
-        pytest.param(2, ("data.reset_attention_mask=true", *TWO_TENSOR_PARALLEL), id="documents apart"),
-        # Without the copies of queries that lie between keys and values: 4 % less than the trace, at 48 layers.
-        pytest.param(1, ("model.num_query_groups=8",), id="several query groups"),
+        pytest.param("data.reset_attention_mask=true", id="documents apart"),
+        pytest.param("model.num_query_groups=8", id="several query groups"),
     ],
 )
-def test_plan_and_trace_agree_where_attention_copies_what_it_reads(
-    gpus: int, overrides: tuple[str, ...]
-) -> None:
-    hold_against_plan(with_stages("null", "full", layers=6, overrides=overrides), gpus, [0, 1, 6])
+def test_plan_and_trace_agree_where_attention_copies_what_it_reads(override: str) -> None:
+    # Without the copies the plan is 2.5 % below the trace, and about 5 % at 48 layers.
+    hold_against_plan(with_stages("null", "full", layers=6, overrides=(override,)), 1, [0, 1, 6])
 
 
 def test_plan_and_trace_agree_on_small_micro_batches_in_fp32_without_a_distributed_optimizer() -> None:
