@@ -106,7 +106,7 @@ class CudaPlatform(CountsReads):
 
     def offer_gradient_accumulation_fusion(self) -> bool:
         """Offer torch's product that adds bf16 factors to an fp32 sum, or Apex's kernel where it is installed."""
-        if torch_adds_products():
+        if not has_fused_weight_gradients() and torch_adds_products(self.device(), add_product_on_cuda):
             offer_fused_weight_gradients(add_product_on_cuda)
         return has_fused_weight_gradients()
 

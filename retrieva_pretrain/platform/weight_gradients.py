@@ -30,9 +30,18 @@ def add_product_on_host(total: Tensor, a: Tensor, b: Tensor) -> None:
     total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
-def torch_adds_products() -> bool:
-    """Whether this torch has a product of bf16 matrices that adds to an fp32 one."""
-    return hasattr(torch.ops.aten.addmm, "dtype_out")
+def torch_adds_products(device: torch.device, add_product: AddProduct) -> bool:
+    """Whether this torch adds a product of bf16 matrices to an fp32 one on a device: tried once, on a small one.
+
+    Waits for the device. A product that raises or gives another result must not be met in the first backward pass.
+    """
+    total = torch.ones(16, 16, device=device)
+    factor = torch.full((16, 16), 0.5, dtype=torch.bfloat16, device=device)
+    try:
+        add_product(total, factor, factor)
+    except (RuntimeError, TypeError):  # a torch without it, or without it for this device
+        return False
+    return bool((total == 1 + 16 * 0.25).all())
 
 
 def offer_fused_weight_gradients(add_product: AddProduct) -> None:
