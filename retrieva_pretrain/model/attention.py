@@ -80,10 +80,9 @@ class SdpaCoreAttention(MegatronModule):  # type: ignore[misc]
             if packed_seq_params is not None:
                 return self._inside_documents(query, key, value, packed_seq_params, dropout)
             q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))  # [b, heads, s, d], views
-            allowed = None
-            if attention_mask is not None:
-                # Flash kernels take no mask; those that do want keys and values for every head.
-                allowed = ~attention_mask
+            allowed = None if attention_mask is None else ~attention_mask
+            if allowed is not None or not platform.current().attends_grouped_heads(query.dtype):
+                # Flash kernels take no mask, and on CUDA no fp32; those that do want keys and values for every head.
                 k, v = (t.repeat_interleave(q.size(1) // t.size(1), dim=1) for t in (k, v))
             context = F.scaled_dot_product_attention(
                 q,

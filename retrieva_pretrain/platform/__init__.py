@@ -37,6 +37,9 @@ class Platform(Protocol):
     def choose_attention_kernels(self, attention_dropout: float) -> None:
         """Set which kernels `scaled_dot_product_attention` may use, for a model with this dropout."""
 
+    def attends_grouped_heads(self, dtype: torch.dtype) -> bool:
+        """Whether a fused attention kernel for this type takes fewer key-value heads than query heads."""
+
     def attend_inside_documents(
         self,
         query: torch.Tensor,

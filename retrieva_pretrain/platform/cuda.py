@@ -87,6 +87,10 @@ class CudaPlatform(CountsReads):
         torch.backends.cuda.enable_mem_efficient_sdp(True)
         torch.backends.cuda.enable_cudnn_sdp(attention_dropout == 0.0)
 
+    def attends_grouped_heads(self, dtype: torch.dtype) -> bool:
+        """Return whether flash takes the type; without it, grouped heads would fall to the kernel that keeps scores."""
+        return dtype in (torch.bfloat16, torch.float16)
+
     def has_fp8(self) -> bool:
         """Return whether the bound device is of compute capability 8.9 (Ada, Hopper) or later."""
         return torch.cuda.get_device_capability() >= (8, 9)

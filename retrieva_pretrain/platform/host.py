@@ -58,6 +58,10 @@ class HostPlatform(CountsReads):
     def choose_attention_kernels(self, attention_dropout: float) -> None:
         """Do nothing: torch chooses among its CPU kernels by what they can do."""
 
+    def attends_grouped_heads(self, dtype: torch.dtype) -> bool:
+        """Return True: torch's CPU kernels take them."""
+        return True
+
     def has_fp8(self) -> bool:
         """Return False: no CPU product is in FP8 here."""
         return False
