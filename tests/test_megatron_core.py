@@ -91,15 +91,15 @@ MEMBERS = {
     ),
     "megatron.core.optimizer.optimizer:ChainedOptimizer": "chained_optimizers",
     "megatron.core.optimizer.distrib_optimizer:DistributedOptimizer": (
-        "_copy_main_params_to_model_params _get_model_param_range_map buffers get_parameter_state_dp_zero"
-        " is_stub_optimizer model_float16_groups model_fp32_groups model_param_gbuf_map"
-        " shard_fp32_from_float16_groups shard_fp32_groups"
+        "_copy_main_params_to_model_params _get_main_param_and_optimizer_states _get_model_param_range_map buffers"
+        " data_parallel_group get_parameter_state_dp_zero is_stub_optimizer model_float16_groups model_fp32_groups"
+        " model_param_gbuf_map shard_fp32_from_float16_groups shard_fp32_groups sharded_param_state_fully_reshardable"
     ),
     "megatron.core.optimizer.optimizer:Float16OptimizerWithFloat16Params": (
         "_copy_main_params_to_model_params _get_model_and_main_params_data_float16 is_stub_optimizer"
     ),
-    "megatron.core.distributed.param_and_grad_buffer:_ParamAndGradBucket": "numel_unpadded offset param_data",
-    "megatron.core.distributed.param_and_grad_buffer:_ParamAndGradBuffer": "buckets numel",
+    "megatron.core.distributed.param_and_grad_buffer:_ParamAndGradBucket": "grad_data numel_unpadded offset param_data",
+    "megatron.core.distributed.param_and_grad_buffer:_ParamAndGradBuffer": "buckets numel param_index_map",
     "megatron.core.tensor_parallel:ColumnParallelLinear": "allreduce_dgrad sequence_parallel",
     "megatron.core.transformer.attention:Attention": "checkpoint_core_attention",
     "megatron.core.dist_checkpointing.strategies.filesystem_async:FileSystemWriterAsync": (

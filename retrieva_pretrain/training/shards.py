@@ -9,6 +9,7 @@ hashed, errors come back as exceptions, and a killed trainer leaves nobody who w
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import os
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +117,44 @@ def _load(state: dict[str, Any], path: Path) -> dict[str, Any]:
     strategy = None
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     if group.size() > 1:
-        strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(path)), group)
+        # A copy: 0.16.1 hands out one object for all loads.
+        reader = copy.copy(get_default_load_sharded_strategy(str(path)))
+        reader.load = partial(_read_on_all, reader.load)
+        strategy = FullyParallelLoadStrategyWrapper(reader, group)
     with _failures_as_errors():
         loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strategy)
     return loaded
+
+
+def _read_on_all(read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Read this rank's share; raise what any rank met on all of them, before they send each other what they read.
+
+    All processes call it. megatron-core 0.19.2 reads without telling the others (`no_dist`): those that met nothing would wait
+    in the exchange for one that never comes.
+    """
+    error: Exception | CheckpointException | None = None
+    result = None
+    try:
+        result = read(*arguments, **options)
+    except (Exception, CheckpointException) as met:
+        error = met
+    cause = error
+    if isinstance(error, CheckpointException):
+        cause, _ = min(error.failures.items())[1]
+    told: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, None if cause is None else f"{type(cause).__name__}: {_first_line(cause)}")
+    failed = [rank for rank, problem in enumerate(told) if problem is not None]
+    if not failed:
+        return result
+    # What all met torch has told all: its account has the right rank.
+    if error is not None and len(failed) == len(told):
+        raise error
+    kind = MemoryError if isinstance(cause, MemoryError | torch.OutOfMemoryError) else RuntimeError
+    raise kind(f"rank {failed[0]}: {told[failed[0]]}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")[:300]
 
 
 @contextmanager
@@ -131,10 +167,10 @@ def _failures_as_errors() -> Iterator[None]:
         yield
     except CheckpointException as failed:
         rank, (error, _) = min(failed.failures.items())
-        first = next(iter(str(error).splitlines()), "")
+        first = _first_line(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise MemoryError(f"rank {rank}: {first}") from failed
-        raise RuntimeError(f"rank {rank}: {type(error).__name__}: {first[:300]}") from failed
+        raise RuntimeError(f"rank {rank}: {type(error).__name__}: {first}") from failed
 
 
 @dataclass
