@@ -37,8 +37,12 @@ NAMES = {
         "FullyParallelLoadStrategyWrapper FullyParallelSaveStrategyWrapper"
     ),
     "megatron.core.dist_checkpointing.strategies.torch": "TorchDistSaveShardedStrategy",
-    "megatron.core.distributed": "DistributedDataParallel DistributedDataParallelConfig",
+    "megatron.core.distributed": "DistributedDataParallel DistributedDataParallelConfig param_and_grad_buffer",
     "megatron.core.distributed.finalize_model_grads": "finalize_model_grads",
+    "megatron.core.distributed.param_and_grad_buffer": "_coalescing_manager",
+    "megatron.core.fusions": "fused_bias_dropout fused_bias_swiglu",
+    "megatron.core.fusions.fused_bias_dropout": "bias_dropout_add_fused_train",
+    "megatron.core.fusions.fused_bias_swiglu": "bias_swiglu bias_swiglu_back",
     "megatron.core.models.bert.bert_layer_specs": "bert_layer_local_spec get_bert_layer_with_transformer_engine_spec",
     "megatron.core.models.bert.bert_model": "BertModel",
     "megatron.core.optimizer": "Adam MegatronOptimizer OptimizerConfig USING_PYTORCH_OPTIMIZER get_megatron_optimizer",
@@ -47,9 +51,9 @@ NAMES = {
     "megatron.core.packed_seq_params": "PackedSeqParams",
     "megatron.core.parallel_state": (
         "destroy_model_parallel get_data_parallel_group get_data_parallel_rank get_data_parallel_world_size"
-        " get_pipeline_model_parallel_group get_pipeline_model_parallel_last_rank get_pipeline_model_parallel_rank"
+        " get_pipeline_model_parallel_group get_pipeline_model_parallel_last_rank get_global_memory_buffer get_pipeline_model_parallel_rank"
         " get_pipeline_model_parallel_world_size get_tensor_model_parallel_rank get_tensor_model_parallel_world_size initialize_model_parallel"
-        " is_pipeline_first_stage is_pipeline_last_stage"
+        " is_initialized is_pipeline_first_stage is_pipeline_last_stage"
     ),
     "megatron.core.pipeline_parallel": "get_forward_backward_func",
     "megatron.core.tensor_parallel": (
@@ -57,7 +61,8 @@ NAMES = {
     ),
     "megatron.core.tensor_parallel.layers": "_grad_accum_fusion_available fused_weight_gradient_mlp_cuda",
     "megatron.core.tensor_parallel.random": (
-        "_get_cuda_rng_state _set_cuda_rng_state model_parallel_cuda_manual_seed"
+        "CudaRNGStatesTracker _fork_rng _get_all_rng_states _get_cuda_rng_state _set_all_rng_states _set_cuda_rng_state"
+        " model_parallel_cuda_manual_seed"
     ),
     "megatron.core.transformer.enums": "AttnBackend AttnMaskType",
     "megatron.core.transformer.module": "Float16Module MegatronModule",

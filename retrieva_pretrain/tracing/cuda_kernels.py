@@ -23,9 +23,9 @@ def use_cuda_kernels() -> None:
     functional.scaled_dot_product_attention = attention
     upstream: Any = fused_bias_dropout
     upstream.bias_dropout_add_fused_train = _bias_dropout_add
-    upstream = fused_bias_swiglu
-    upstream.bias_swiglu = _bias_swiglu
-    upstream.bias_swiglu_back = _bias_swiglu_back
+    swiglu: Any = fused_bias_swiglu
+    swiglu.bias_swiglu = _bias_swiglu
+    swiglu.bias_swiglu_back = _bias_swiglu_back
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

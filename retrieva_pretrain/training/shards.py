@@ -114,9 +114,8 @@ def load_tensors(path: Path, model: torch.nn.Module) -> None:
 
 def _load(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """Load what a state describes. Of what data-parallel processes all need, each reads a share and sends it to the others."""
-    strategy = None
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    if group.size() > 1:
+    strategy, group = None, _sharing_group()
+    if group is not None:
         # A copy: 0.16.1 hands out one object for all loads.
         reader = copy.copy(get_default_load_sharded_strategy(str(path)))
         reader.load = partial(_read_on_all, reader.load)
@@ -124,6 +123,14 @@ def _load(state: dict[str, Any], path: Path) -> dict[str, Any]:
     with _failures_as_errors():
         loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strategy)
     return loaded
+
+
+def _sharing_group() -> dist.ProcessGroup | None:
+    """Return the data-parallel ranks, which hold copies of the weights; None for one, or where no groups were made."""
+    if not parallel_state.is_initialized():  # an import has no layout
+        return None
+    group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return group if group.size() > 1 else None
 
 
 def _read_on_all(read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -258,9 +265,9 @@ def plan_state(state: dict[str, Any], folder: Path, assembled: Sequence[torch.Te
     # megatron-core would start a manager process for a queue that nothing is sent through here.
     filesystem_async._results_queue = queue.Queue()
     plan, common = _Plan(*_FORMAT, thread_count=_FILES), _keep_common_state()
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    group = _sharing_group()
     # Of what data-parallel processes all hold, the weights, each writes a share.
-    strategy = FullyParallelSaveStrategyWrapper(plan, group) if group.size() > 1 else plan
+    strategy = plan if group is None else FullyParallelSaveStrategyWrapper(plan, group)
     # 0.19.2 would ask for nvidia-resiliency-ext otherwise.
     options = (
         {"async_strategy": "mcore"}

@@ -213,6 +213,7 @@ def test_a_machine_without_a_gpu_is_measured_whole_and_the_plan_reads_its_speed(
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_a_timing_that_fails_is_yellow_and_hides_nothing(
     tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
 ) -> None:

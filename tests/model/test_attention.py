@@ -106,7 +106,9 @@ SEQUENCE = "parallelism.sequence_parallel=true"
     ("groups", "samples", "length", "layout"),
     [
         pytest.param("1,2,4", 3, 24, [], id="one process"),
-        pytest.param("1,2,4", 3, 24, [TENSOR, SEQUENCE], id="TP=2 with sequence parallelism"),
+        pytest.param(
+            "1,2,4", 3, 24, [TENSOR, SEQUENCE], id="TP=2 with sequence parallelism", marks=pytest.mark.slow
+        ),
         pytest.param("1,2,4", 3, 24, [TENSOR], id="TP=2", marks=pytest.mark.slow),
         pytest.param("1,2,4", 5, 128, [], id="long, one process", marks=pytest.mark.slow),
         pytest.param("1,2,4", 5, 128, [TENSOR, SEQUENCE], id="long, TP=2", marks=pytest.mark.slow),

@@ -81,7 +81,7 @@ LAYOUTS = {
         ["parallelism.pipeline_model_parallel_size=2", "parallelism.use_distributed_optimizer=false"],
     ),
 }
-QUICK = ("one process", "TP=2 with sequence parallelism")
+QUICK = ("one process",)
 
 
 @pytest.mark.parametrize(

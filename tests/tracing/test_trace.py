@@ -69,6 +69,7 @@ def test_plan_and_trace_agree_where_scores_are_not_kept() -> None:
     assert all(row.static < row.after_forward < row.peak for row in traced)
 
 
+@pytest.mark.slow
 def test_plan_and_trace_agree_where_scores_are_kept_and_recomputed() -> None:
     recipe = with_stages("null", "selective", layers=2, overrides=(*UNFUSED, *TWO_TENSOR_PARALLEL))
     kept, again = hold_against_plan(recipe, 2, [6, 7])
@@ -85,11 +86,13 @@ def test_plan_and_trace_agree_where_scores_are_kept_and_recomputed() -> None:
         pytest.param("model.num_query_groups=8", id="several query groups"),
     ],
 )
+@pytest.mark.slow
 def test_plan_and_trace_agree_where_attention_copies_what_it_reads(override: str) -> None:
     # Without the copies the plan is 2.5 % below the trace, and about 5 % at 48 layers.
     hold_against_plan(with_stages("null", "full", layers=6, overrides=(override,)), 1, [0, 1, 6])
 
 
+@pytest.mark.slow
 def test_plan_and_trace_agree_on_small_micro_batches_in_fp32_without_a_distributed_optimizer() -> None:
     small = (
         "precision=fp32",
@@ -205,6 +208,7 @@ def test_what_cannot_be_traced_is_refused_at_once(override: str, message: str) -
         trace_stage_memory(load_yaml(Recipe, REFERENCE, [override]), 4, VOCABULARY)
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_trace_next_to_the_plan(llm_jp_model: Path) -> None:
     small = ("model.num_layers=1", "curriculum=[{seq_length: 128, train_iters: 1, max_micro_batch_size: 8}]")
     shown = retrieva_plan(

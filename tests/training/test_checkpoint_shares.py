@@ -189,6 +189,7 @@ def test_what_belongs_to_the_checkpoint_is_not_copied_again(
     assert all(words[-1] == "0" for words in counts)
 
 
+@pytest.mark.slow
 def test_a_fault_that_one_rank_meets_while_loading_is_known_to_all(world: World) -> None:
     """The file passes its check: the damage was there before the checksum was taken."""
     world.train(*SHORT, processes=2)
