@@ -145,7 +145,7 @@ def _read_on_all(read: Callable[..., Any], *arguments: Any, **options: Any) -> A
         result = read(*arguments, **options)
     except (Exception, CheckpointException) as met:
         error = met
-    cause = error
+    cause: BaseException | None = error
     if isinstance(error, CheckpointException):
         cause, _ = min(error.failures.items())[1]
     told: list[str | None] = [None] * dist.get_world_size()
