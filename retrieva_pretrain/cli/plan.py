@@ -85,7 +85,7 @@ def plan(
     from retrieva_pretrain.cli.plan_trace import show_traced
     from retrieva_pretrain.planning.corpora import plan_data
     from retrieva_pretrain.planning.limits import refuse_impossible
-    from retrieva_pretrain.planning.measured import read_measured
+    from retrieva_pretrain.planning.measured import read_measured, refuse_other_model
     from retrieva_pretrain.planning.plan import make_plan, planned_recipe
     from retrieva_pretrain.planning.plot import plot_curriculum
     from retrieva_pretrain.planning.table import render, render_what_if
@@ -107,6 +107,8 @@ def plan(
     if plot is not None:
         plot_curriculum(plot, loaded)
     data = plan_data(loaded, vocab_size)
+    if speeds is not None:  # here, where the file has a name
+        refuse_other_model(speeds, planned_recipe(loaded, backend), data.padded_vocab_size, measured)
     if what_if is not None:
         rows = compare(
             loaded, _node_counts(what_if), hardware, mfu=mfu, measured=speeds, backend=backend, data=data
@@ -120,7 +122,7 @@ def plan(
         _show({"overrides": found, "plan": made.as_json()}, as_json, lambda: render(made))
         if not as_json:
             by = "by the model" if speeds is None else "by what was measured, else by the model"
-            typer.echo(f"\nThe fastest that fits, {by}; append it to a command, or edit the recipe:")
+            typer.echo(f"\nThe fastest that fits, {by};\nappend it to a command, or edit the recipe:")
             typer.echo("\n".join(f"  {override}" for override in found))
         return
     made = make_plan(loaded, count, hardware, mfu=mfu, measured=speeds, backend=backend, data=data)

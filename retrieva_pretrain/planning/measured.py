@@ -142,10 +142,12 @@ def read_measured(path: Path) -> Measured:
         raise RecipeError(f"{path}: {problem}") from error
 
 
-def refuse_other_model(measured: Measured, recipe: Recipe, padded_vocab_size: int | None = None) -> None:
+def refuse_other_model(
+    measured: Measured, recipe: Recipe, padded_vocab_size: int | None = None, file: Path | None = None
+) -> None:
     """Raise RecipeError where a recipe on CUDA differs from what was measured, naming every difference.
 
-    The vocabulary is compared where its size is known.
+    The vocabulary is compared where its size is known. The message begins with the file, if one is given.
     """
     of_recipe = _flat(asdict(model_of(recipe, padded_vocab_size or measured.model.padded_vocab_size, "cuda")))
     of_file = _flat(asdict(measured.model))
@@ -156,7 +158,8 @@ def refuse_other_model(measured: Measured, recipe: Recipe, padded_vocab_size: in
     ]
     if differ:
         raise RecipeError(
-            f"the measurement of {measured.date} on {measured.device} is of another model than {recipe.name}:\n"
+            ("" if file is None else f"{file}: ")
+            + f"the measurement of {measured.date} on {measured.device} is of another model than {recipe.name}:\n"
             + "\n".join(differ)
         )
 

@@ -154,6 +154,12 @@ def test_the_command_line_says_what_was_measured(tmp_path: Path) -> None:
     assumed = retrieva_plan(*arguments, "--mfu", "0.4").stdout
     assert "assumed 40% MFU of 989 TFLOP/s; not measured" in assumed
     assert "modelled" not in assumed.split("Memory of a GPU")[0]
+    other = retrieva_plan(*arguments, "model.num_layers=24", "--measured", str(file))
+    assert other.returncode == 1
+    assert other.stderr.startswith(f"retrieva: {file}: the measurement of 2026-12-01")
+    assert "num_layers: 48 was measured, the recipe has 24" in other.stderr
+    found = retrieva_plan(*arguments, "--measured", str(file), "--suggest")
+    assert found.returncode == 0 and max(map(len, found.stdout.splitlines())) <= 80
     gone = retrieva_plan(*arguments, "--measured", "gone.json")
     assert gone.returncode == 1 and "gone.json: cannot be read" in gone.stderr
     compared = retrieva_plan(
