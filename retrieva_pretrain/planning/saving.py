@@ -12,7 +12,7 @@ def gather_bytes(
 
     A parameter that lies across the border between two ranks' shares is put together on one of them
     (`training/optimizer_shares.py`): fp32 weight and both moments, 12 bytes per element. A rank saves its even share
-    and at most one parameter more. Without a distributed optimizer, or on one rank, nothing is put together.
+    and a little more: less than two of the largest parameters, held by tests. Without a distributed optimizer, or on one rank, nothing is put together.
 
     Args:
         parameters: on one GPU.
@@ -22,10 +22,14 @@ def gather_bytes(
     """
     if not is_distributed or data_parallel_size == 1:
         return 0
-    return 12 * (-(-parameters // data_parallel_size) + largest_parameter)
+    return 12 * (-(-parameters // data_parallel_size) + 2 * largest_parameter)
 
 
 def largest_parameter(model: ModelConfig, padded_vocab_size: int, tensor_parallel_size: int) -> int:
-    """Return the elements of the largest tensor on a GPU: the word embedding, or SwiGLU's first matrix."""
-    rows = max(padded_vocab_size, 2 * model.ffn_hidden_size)
-    return rows * model.hidden_size // tensor_parallel_size
+    """Return the elements of the largest tensor on a GPU: an embedding, or a matrix of a layer.
+
+    Tensor parallelism divides all but the position embedding.
+    """
+    qkv = model.hidden_size + 2 * model.num_query_groups * model.kv_channels
+    rows = max(padded_vocab_size, 2 * model.ffn_hidden_size, qkv) / tensor_parallel_size
+    return int(max(rows, model.max_position_embeddings) * model.hidden_size)

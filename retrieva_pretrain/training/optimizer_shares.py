@@ -75,17 +75,28 @@ def share_out(sizes: list[tuple[int, int, int, int, int]], ranks: int) -> list[t
         ranks: data-parallel size.
     """
     pieces = [_pieces(start, end, offset, numel, ranks) for start, end, offset, numel, _ in sizes]
-    load = [0] * ranks
-    for found, (start, end, _, _, width) in zip(pieces, sizes, strict=True):
-        if len(found) == 1:
-            load[found[0].rank] += (end - start) * width
-    savers = []
-    for found, (start, end, _, _, width) in zip(pieces, sizes, strict=True):
-        saver = min((piece.rank for piece in found), key=lambda rank: (load[rank], rank))
-        if len(found) > 1:
-            load[saver] += (end - start) * width
-        savers.append(saver)
+    weights = [(end - start) * width for start, end, _, _, width in sizes]
+    spread = [number for number, found in enumerate(pieces) if len(found) > 1]
+    # In the order of one bucket neighbours even out; with many buckets most parameters lie across borders, and the largest
+    # come first. Neither is better for all models.
+    orders = (spread, sorted(spread, key=lambda number: (-weights[number], number)))
+    dealt = [_dealt(pieces, weights, order, ranks) for order in orders]
+    savers, _ = min(dealt, key=lambda choice: max(choice[1]))
     return list(zip(pieces, savers, strict=True))
+
+
+def _dealt(
+    pieces: list[list[Piece]], weights: list[int], order: list[int], ranks: int
+) -> tuple[list[int], list[int]]:
+    """Return the saver of each parameter, those of several owners dealt out in an order, and what each rank saves."""
+    savers, load = [found[0].rank for found in pieces], [0] * ranks
+    for found, weight in zip(pieces, weights, strict=True):
+        load[found[0].rank] += weight if len(found) == 1 else 0
+    for number in order:
+        saver = min((piece.rank for piece in pieces[number]), key=lambda rank: (load[rank], rank))
+        savers[number] = saver
+        load[saver] += weights[number]
+    return savers, load
 
 
 def _parts(optimizer: Any) -> list[Any]:
