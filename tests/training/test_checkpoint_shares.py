@@ -123,9 +123,9 @@ def check_shares(world: World, processes: int, host_within: float) -> None:
     assert sum(f["device_bytes"] for f in divided) > 0
     newest = RunFolder(world.folder / "runs" / "divided").newest_checkpoint()
     assert newest is not None
-    weights, largest = weights_by_rank(newest, processes)
-    assert max(weights) <= sum(weights) / processes + largest, "no rank writes the weights of all"
-    assert min(weights) > 0
+    # They go to the ranks that have the least of the optimizer's state to write.
+    weights, _ = weights_by_rank(newest, processes)
+    assert sum(size > 0 for size in weights) > 1, "no rank writes the weights of all"
     # What the plan counts for it. The model of these tests has a vocabulary of 448 rows.
     recipe = load_yaml(Recipe, world.recipe)
     planned = stage_memory(recipe, 0, stage_layouts(recipe, processes)[0], 448, "local").gather
