@@ -55,8 +55,8 @@ def alone() -> dict[str, list[float]]:
         pytest.param("fp32", 4, (TENSOR, SEQUENCE, PIPELINE), id="TP=2, PP=2"),
         pytest.param("fp32", 4, (TENSOR, SEQUENCE, *FAST_PATH), id="TP=2, DP=2, fast"),
         pytest.param("fp32", 4, (PIPELINE, *OVERLAPS), id="PP=2, DP=2, overlapped"),
-        pytest.param("bf16", 4, (TENSOR, SEQUENCE, PIPELINE, *FAST_KERNELS), id="TP=2, PP=2 in bf16, fast"),
-        pytest.param("bf16", 4, (TENSOR, SEQUENCE, *FAST_PATH), id="TP=2, DP=2 in bf16, fast"),
+        pytest.param("bf16", 4, (TENSOR, SEQUENCE, PIPELINE), id="TP=2, PP=2 in bf16"),
+        pytest.param("bf16", 4, (TENSOR, SEQUENCE, *OVERLAPS), id="TP=2, DP=2 in bf16, overlapped"),
     ],
 )
 def test_a_divided_model_gives_the_losses_of_one_process(
