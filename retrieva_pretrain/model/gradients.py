@@ -7,7 +7,6 @@ megatron-core does both (0.16.1 and 0.19.2: `local_multi_tensor_l2_norm` reads o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ def squared_norms(optimizer: MegatronOptimizer) -> list[tuple[Any, Tensor]]:
     the square of all of them; what follows is in double precision.
     """
     norms = []
-    for part in _parts(optimizer):
+    for part in optimizer_parts(optimizer):
         # Renamed in 0.19, where gradients may also be left out that have a norm of their own: this model has none.
         choose = getattr(part, "get_grads_for_grad_norm", None) or part.get_main_grads_for_grad_norm
         gradients = choose()
@@ -79,11 +78,12 @@ def clip_gradients(optimizer: MegatronOptimizer, max_norm: float, grad_norm: flo
     coefficient = max_norm / (grad_norm + 1e-6)  # of `clip_grad_by_total_norm_fp32`
     if coefficient >= 1.0:
         return
-    for part in _parts(optimizer):
+    for part in optimizer_parts(optimizer):
         gradients = [p.grad for p in part.get_parameters() if p.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, coefficient)
 
 
-def _parts(optimizer: MegatronOptimizer) -> Iterator[MegatronOptimizer]:
-    yield from getattr(optimizer, "chained_optimizers", [optimizer])
+def optimizer_parts(optimizer: MegatronOptimizer) -> list[Any]:
+    """Return the optimizers that megatron-core has chained, or the one that there is."""
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))

@@ -12,6 +12,7 @@ from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from torch import Tensor
 
 from retrieva_pretrain.model.build import DTYPES
+from retrieva_pretrain.model.gradients import optimizer_parts
 from retrieva_pretrain.recipe.schema import Recipe
 
 
@@ -35,7 +36,7 @@ def build_optimizer(recipe: Recipe, model: DistributedDataParallel) -> MegatronO
         ),
         [model],
     )
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+    for part in optimizer_parts(optimizer):
         _write_weights_in_few_kernels(part)
     return optimizer
 
@@ -53,9 +54,8 @@ def _write_weights_in_few_kernels(part: Any) -> None:
     megatron-core (0.16.1 and 0.19.2) copies tensor by tensor, some hundreds of kernels that the device waits for one by
     one at the end of a step. The fp32 optimizer updates the model's own weights and copies nothing.
     """
-    pairs: list[
-        tuple[Tensor, Tensor]
-    ] = []  # the same tensors for the optimizer's life: found at the first step
+    # The same tensors for the optimizer's life: found at the first step.
+    pairs: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def write() -> None:

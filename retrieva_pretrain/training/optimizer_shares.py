@@ -28,6 +28,8 @@ from megatron.core.dist_checkpointing.mapping import (
 from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
+from retrieva_pretrain.model.gradients import optimizer_parts
+
 _STATES = "param", "exp_avg", "exp_avg_sq"
 
 
@@ -47,7 +49,9 @@ def own_shares(optimizer: MegatronOptimizer, assembled: list[Tensor]) -> Iterato
     Tensors that were put together from the pieces of several ranks are appended to `assembled`: they belong to the
     checkpoint, all others are the optimizer's own memory.
     """
-    parts = [part for part in _parts(optimizer) if hasattr(part, "sharded_param_state_fully_reshardable")]
+    parts = [
+        part for part in optimizer_parts(optimizer) if hasattr(part, "sharded_param_state_fully_reshardable")
+    ]
     for part in parts:
         part.sharded_param_state_fully_reshardable = partial(_own_share, part, assembled)
     try:
@@ -59,7 +63,7 @@ def own_shares(optimizer: MegatronOptimizer, assembled: list[Tensor]) -> Iterato
 
 def begin_state(optimizer: MegatronOptimizer) -> None:
     """Make the moments (zeros) of an optimizer that has taken no step yet, which megatron-core cannot save."""
-    for part in _parts(optimizer):
+    for part in optimizer_parts(optimizer):
         if part.optimizer is not None and not part.optimizer.state and part.init_state_fn is not None:
             part.init_state_fn(part.optimizer, part.config)
             for group in part.optimizer.param_groups:
@@ -97,10 +101,6 @@ def _dealt(
         savers[number] = saver
         load[saver] += weights[number]
     return savers, load
-
-
-def _parts(optimizer: Any) -> list[Any]:
-    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
 def _pieces(start: int, end: int, offset: int, numel: int, ranks: int) -> list[Piece]:
