@@ -31,15 +31,7 @@ CURRICULUM = ", ".join(
     f"{{seq_length: {length}, train_iters: {steps}, max_micro_batch_size: {size}}}"
     for length, steps, size in zip((16, 32, 64, 128), STEPS, (64, 32, 16, 8), strict=True)
 )
-PREPARE = (
-    "from rich.console import Console\n"
-    "from retrieva_pretrain.bundled import recipes_folder\n"
-    "from retrieva_pretrain.demo import FOLDER, prepare_data\n"
-    "from retrieva_pretrain.recipe.loading import load_yaml\n"
-    "from retrieva_pretrain.recipe.schema import Recipe\n"
-    "FOLDER.mkdir()\n"
-    "prepare_data(Console(quiet=True), load_yaml(Recipe, recipes_folder() / 'demo.yaml'))\n"
-)
+PREPARE = str(REPOSITORY / "benchmarks" / "gpu" / "demo_data.py")
 Times = dict[int, list[float]]
 """Seconds of each step, by sequence length."""
 
@@ -55,7 +47,7 @@ def main() -> None:
         before = work / "before"
         git("worktree", "add", "--detach", str(before), arguments.commit)
         try:
-            python(REPOSITORY, work, "-c", PREPARE)
+            python(REPOSITORY, work, PREPARE, str(work))
             rounds = []
             for number in range(arguments.rounds):
                 # Who goes first changes, so that neither always meets the warmer machine.

@@ -34,15 +34,7 @@ SHORT = [
     # What a cluster with GPUs runs.
     *FAST_PATH,
 ]
-PREPARE = (
-    "from rich.console import Console\n"
-    "from retrieva_pretrain.bundled import recipes_folder\n"
-    "from retrieva_pretrain.demo import FOLDER, prepare_data\n"
-    "from retrieva_pretrain.recipe.loading import load_yaml\n"
-    "from retrieva_pretrain.recipe.schema import Recipe\n"
-    "FOLDER.mkdir()\n"
-    "prepare_data(Console(), load_yaml(Recipe, recipes_folder() / 'demo.yaml'))\n"
-)
+PREPARE = REPOSITORY / "benchmarks" / "gpu" / "demo_data.py"
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.xdist_group("schedulers")]
 
@@ -99,7 +91,7 @@ def told(run: RunFiles) -> str:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
-    subprocess.run([sys.executable, "-c", PREPARE], cwd=folder, env=environment(), check=True)
+    subprocess.run([sys.executable, str(PREPARE), str(folder)], cwd=folder, env=environment(), check=True)
     return Demo(folder)
 
 
