@@ -115,7 +115,6 @@ def _environment(rehearse: bool) -> dict[str, str]:
     # A machine that reaches nothing: gloo and NCCL are told to talk to themselves.
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
-    environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if rehearse:
         environment["CUDA_VISIBLE_DEVICES"] = ""
         environment.setdefault("OMP_NUM_THREADS", "1")
