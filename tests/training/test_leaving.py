@@ -52,12 +52,13 @@ raise RuntimeError("the error that is on its way")
 """
 
 
-def test_a_rank_that_fails_leaves_while_another_sits_in_a_collective(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(ONE_RAISES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *ON_THIS_MACHINE]
-    done = subprocess.run(
-        [*command, str(program), str(tmp_path)],
+def run(
+    program: Path, text: str, *launcher: str, arguments: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that may end badly."""
+    program.write_text(text)
+    return subprocess.run(
+        [sys.executable, *launcher, str(program), *arguments],
         cwd=REPOSITORY,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -65,23 +66,18 @@ def test_a_rank_that_fails_leaves_while_another_sits_in_a_collective(tmp_path: P
         timeout=120,
         check=False,
     )
+
+
+def test_a_rank_that_fails_leaves_while_another_sits_in_a_collective(tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", *ON_THIS_MACHINE)
+    done = run(tmp_path / "program.py", ONE_RAISES, *launcher, arguments=(str(tmp_path),))
     assert done.returncode == 1, done.stderr[-2000:]
     assert float((tmp_path / "left").read_text()) < 30
     assert (tmp_path / "other").read_text() == "its collective ended"
 
 
 def test_a_rank_whose_leaving_hangs_says_its_error_and_ends_all_the_same(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(HANGS)
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        cwd=REPOSITORY,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run(tmp_path / "program.py", HANGS)
     assert done.stdout == "went on\n"
     assert "the error that is on its way" in done.stderr
     assert done.returncode == -14  # SIGALRM
