@@ -112,7 +112,7 @@ def _run_part(name: str, seconds: float, out: Path, work: Path, *, rehearse: boo
 
 def _environment(rehearse: bool) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    # A machine that reaches nothing: gloo and NCCL are told to talk to themselves.
+    # A machine that reaches nothing: gloo and NCCL stay on the loopback interface.
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
     if rehearse:

@@ -1,4 +1,4 @@
-"""What a plan says first: how long, how dear, whether it fits, and where these figures come from."""
+"""What a plan says first: how long it takes, what it costs, whether it fits, and where these figures come from."""
 
 from __future__ import annotations
 
@@ -60,9 +60,11 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     largest = next(s for s in plan.stages if s.cost is not None and s.cost.memory.total == total)
     where = f"at length {largest.seq_length:,}"
     if usable is None:
-        return [("memory", f"{total / GIB:.1f} GiB a GPU {where}; what a GPU has is not known", "yellow")]
+        return [("memory", f"{total / GIB:.1f} GiB per GPU {where}; what a GPU has is not known", "yellow")]
     fits = total <= usable
-    text = f"{'fits' if fits else 'does NOT fit'}: {total / GIB:.1f} of {usable / GIB:.1f} GiB a GPU {where}"
+    text = (
+        f"{'fits' if fits else 'does NOT fit'}: {total / GIB:.1f} of {usable / GIB:.1f} GiB per GPU {where}"
+    )
     return [("memory", text, "bold" if fits else "bold red")]
 
 

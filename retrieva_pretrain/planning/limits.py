@@ -45,7 +45,7 @@ def _memory(recipe: Recipe, plan: Plan) -> list[str]:
             continue
         problems.append(
             f"  curriculum.{stage.stage}: length {stage.seq_length} takes"
-            f" {stage.cost.memory.total / GIB:.1f} GiB a GPU of {usable / GIB:.1f} that can be used."
+            f" {stage.cost.memory.total / GIB:.1f} GiB per GPU of {usable / GIB:.1f} that can be used."
             f" {_way_out(recipe, plan, stage.stage, padded, usable)}"
         )
     return problems

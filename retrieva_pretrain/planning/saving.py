@@ -11,8 +11,9 @@ def gather_bytes(
     """Return the bytes on one GPU, at most, of the optimizer's states that a save puts together from several ranks.
 
     A parameter that lies across the border between two ranks' shares is put together on one of them
-    (`training/optimizer_shares.py`): fp32 weight and both moments, 12 bytes per element. A rank saves its even share
-    and a little more: less than two of the largest parameters, held by tests. Without a distributed optimizer, or on one rank, nothing is put together.
+    (`training/optimizer_shares.py`): fp32 weight and both moments, 12 bytes per element. A rank saves its even share and
+    less than two of the largest parameters more, which tests hold. Without a distributed optimizer, or on one rank,
+    nothing is put together.
 
     Args:
         parameters: on one GPU.

@@ -264,7 +264,7 @@ def _training_speed(times: dict[str, Any] | None, *, gpus: bool) -> Iterator[Fin
             continue
         mfu = "" if stage["mfu"] is None else f", {stage['mfu']:.1%} MFU"
         said = (
-            f"{stage['tokens_per_second']:,.0f} tokens/s a GPU{mfu}, {stage['peak_memory'] / 2**30:.1f} GiB at most,"
+            f"{stage['tokens_per_second']:,.0f} tokens/s per GPU{mfu}, {stage['peak_memory'] / 2**30:.1f} GiB at most,"
             f" micro-batches of {stage['micro_batch_size']}"
         )
         if stage["too_large"]:

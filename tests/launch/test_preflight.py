@@ -63,6 +63,13 @@ def eight_gpus() -> list[dict[str, Any]]:
     return ranks
 
 
+@pytest.fixture
+def recipe(tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer) -> list[Any]:
+    """A small recipe with a corpus of its own, as words of a command."""
+    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
+    return [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
+
+
 def by_check(ranks: list[dict[str, Any]], **more: Any) -> dict[str, Finding]:
     more = {"stage_times": {"stages": [STAGE]}, **more}
     return {finding.check: finding for finding in judge(ranks, H100, **more)}
@@ -81,7 +88,7 @@ def test_healthy_nodes_are_green() -> None:
             {"stages": [STAGE]},
             "training at length 128",
             "green",
-            "57,000 tokens/s a GPU, 41.0% MFU, 60.0 GiB",
+            "57,000 tokens/s per GPU, 41.0% MFU, 60.0 GiB",
         ),
         (
             {"stages": [STAGE | {"too_large": [128]}]},
@@ -177,10 +184,8 @@ def test_a_node_without_its_gpus_is_red() -> None:
 
 @pytest.mark.engine
 def test_a_machine_without_a_gpu_is_measured_whole_and_the_plan_reads_its_speed(
-    tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
+    tmp_path: Path, recipe: list[Any]
 ) -> None:
-    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
-    recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
     recipe += ["model.num_layers=1", "model.hidden_size=32", "model.ffn_hidden_size=48"]
     # The kernels of CUDA by name, or the plan would refuse a measurement of the CPU's. Fusions would only compile.
     recipe += [f"kernels.{name}=false" for name in ("bias_activation_fusion", "bias_dropout_fusion")]
@@ -214,11 +219,7 @@ def test_a_machine_without_a_gpu_is_measured_whole_and_the_plan_reads_its_speed(
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_a_timing_that_fails_is_yellow_and_hides_nothing(
-    tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
-) -> None:
-    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
-    recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
+def test_a_timing_that_fails_is_yellow_and_hides_nothing(tmp_path: Path, recipe: list[Any]) -> None:
     # Refused where Transformer Engine is not installed, by the process that builds the model.
     recipe += ["kernels.transformer_impl=transformer_engine"]
     result = json.loads(retrieva("preflight", "--json", "--recipe", *recipe, cwd=tmp_path).stdout)
@@ -231,11 +232,7 @@ def test_a_timing_that_fails_is_yellow_and_hides_nothing(
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_a_divided_model_is_timed_by_the_processes_of_one_copy(
-    tmp_path: Path, make_corpus: Callable[..., Path], small_tokenizer: Tokenizer
-) -> None:
-    prefix = make_corpus(tmp_path / "data", "a", [list(range(50, 150))] * 100)
-    recipe = [RECIPE, f"tokenizer.model={small_tokenizer.path}", f"data.blend=[{{path: {prefix}}}]"]
+def test_a_divided_model_is_timed_by_the_processes_of_one_copy(tmp_path: Path, recipe: list[Any]) -> None:
     recipe += ["parallelism.pipeline_model_parallel_size=2", "model.num_layers=2"]
     words = ["preflight", "--processes", 2, "--json", "--measured", "measured.json", "--recipe", *recipe]
     result = json.loads(retrieva(*words, cwd=tmp_path).stdout)

@@ -166,7 +166,7 @@ def test_a_plan_opens_with_its_answer(tokenizer: str, tmp_path: Path) -> None:
     head = dict(line.split(maxsplit=1) for line in lines[1:7])
     assert re.match(r"\d+d\d\dh \(.* to .*\)", head["time"])
     assert re.match(r"[\d.]+ GPU-days, \d+ node-hours on 2 nodes = [\d,]+ EUR", head["cost"])
-    assert re.match(r"fits: [\d.]+ of 75.2 GiB a GPU", head["memory"])
+    assert re.match(r"fits: [\d.]+ of 75.2 GiB per GPU", head["memory"])
     assert head["figures"].startswith("modelled") and head["assumed"].startswith("100 GB/s between nodes")
     titles = ["Model and batch", "Stages", "Time", "Memory of a GPU, in GiB", "Corpora"]
     assert [line for line in lines if line in titles] == titles
