@@ -92,13 +92,17 @@ class TimeLeft:
         self.work = work
         self._pace = 0.0
         self._steps = 0
+        """Those that the pace is made of."""
 
-    def note(self, seconds: float, flops: int) -> None:
-        """Take in one step."""
+    def note(self, seconds: float, flops: int, *, is_first: bool = False) -> None:
+        """Take in one step; `is_first`: the first one of this process or of a stage."""
+        pace = seconds / flops
+        if is_first:
+            # It allocates and compiles, and says nothing of the others: good for as long as there is no other.
+            self._pace = self._pace if self._steps else pace
+            return
         self._steps += 1
-        fresh = seconds / flops
-        # A process's first step allocates and compiles: it is forgotten as soon as there is another.
-        self._pace = fresh if self._steps <= 2 else (1 - _SMOOTHING) * self._pace + _SMOOTHING * fresh
+        self._pace = pace if self._steps == 1 else (1 - _SMOOTHING) * self._pace + _SMOOTHING * pace
 
     def of_stage(self, done: int) -> float:
         """Return the seconds to the end of the stage; evaluations and checkpoints come on top."""

@@ -53,12 +53,16 @@ class Loop:
         while step < self.curriculum.total_steps and stop is None:
             started, waited = time.perf_counter(), self.stepper.prefetch.waited
             self.watchdog.enter("step", step)
+            self.stop_requests.expect(
+                stage_begins=self._ends_stage(step + 1), evaluation_comes=self._evaluates_after(step + 1)
+            )
             # The step waits for the device where it reads its figures, and nowhere else. Its update is still on the
             # device when this returns, and counts in the time of the next step.
             result = self._take(step)
             step += 1
             seconds = time.perf_counter() - started
-            self.stop_requests.note(seconds, self.checkpointer.slowest)
+            is_first = step == started_at + 1 or self._begins_stage(step - 1)
+            self.stop_requests.note(seconds, self.checkpointer.slowest, is_first=is_first)
             if self.metrics is not None:
                 skipped = self.stepper.skips.skipped
                 data_wait = self.stepper.prefetch.waited - waited
@@ -111,6 +115,9 @@ class Loop:
             self._save(step)
         self.checkpointer.finish()
         raise Stopped(reason, step)
+
+    def _begins_stage(self, step: int) -> bool:
+        return self.curriculum.at(step).step_in_stage == 0
 
     def _ends_stage(self, step: int) -> bool:
         return step == self.curriculum.stage_steps(self.curriculum.at(step - 1).index)[1]

@@ -45,6 +45,7 @@ class MetricsLog:
         self.tensorboard = _tensorboard(folder / "tensorboard", step) if tensorboard else None
         self.wandb = wandb
         self._is_failing = False
+        self._goes_on_after = step
         self.left = TimeLeft(work)
         self.interval = Interval()
 
@@ -83,7 +84,8 @@ class MetricsLog:
         tokens = self.curriculum.consumed_tokens(done) - self.curriculum.consumed_tokens(done - 1)
         flops = self.work.of_step[position.index]
         machine = platform.current()
-        self.left.note(seconds, flops)
+        is_first = position.step_in_stage == 0 or done == self._goes_on_after + 1
+        self.left.note(seconds, flops, is_first=is_first)
         self.interval.add(result, seconds, data_wait, tokens, flops)
         tflops = self.work.tflops_per_gpu(flops, seconds)
         curves = {

@@ -45,35 +45,56 @@ class StopRequests:
         self._limit = exit_before
         self._started = psutil.Process().create_time()
         self._step_seconds = 0.0
+        self._first_step_seconds = 0.0
         self._save_seconds = 0.0
         self._evaluation_seconds = 0.0
+        self._stage_begins = self._evaluation_comes = False
         signal.signal(signal.SIGTERM, self._hear)
         signal.signal(signal.SIGUSR1, self._hear)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         self._asked[0 if number == signal.SIGTERM else 1] = True
 
-    def note(self, step_seconds: float, save_seconds: float) -> None:
-        """Remember the slowest step and the slowest save (0 before the first): both must fit before the limit."""
-        self._step_seconds = max(self._step_seconds, step_seconds)
+    def note(self, step_seconds: float, save_seconds: float, *, is_first: bool) -> None:
+        """Remember the slowest step and the slowest save (0 before the first): both must fit before the limit.
+
+        `is_first`: whether it was the first step of this process or of a stage. Such a step allocates and compiles,
+        and takes many times as long as others; it counts only where another one like it may come.
+        """
+        if is_first:
+            self._first_step_seconds = max(self._first_step_seconds, step_seconds)
+        else:
+            self._step_seconds = max(self._step_seconds, step_seconds)
         self._save_seconds = save_seconds
 
     def note_evaluation(self, seconds: float) -> None:
-        """Remember the slowest evaluation, which may stand between a request and the next step."""
+        """Remember the slowest evaluation, the one that was expected."""
         self._evaluation_seconds = max(self._evaluation_seconds, seconds)
+        self._evaluation_comes = False
+
+    def expect(self, *, stage_begins: bool, evaluation_comes: bool) -> None:
+        """Say what comes after the next step, before the vote of the step after that can be cast."""
+        self._stage_begins = stage_begins
+        self._evaluation_comes = evaluation_comes
 
     def votes(self) -> list[float]:
         """Return what this process adds to the sum over processes: one number a reason, 1 where it was asked."""
         if self._limit is not None:
             unknown = min(_UNKNOWN_SHARE * self._limit, _UNKNOWN_SECONDS)
-            # A vote is cast within a step and obeyed at its end, so two steps may pass after one that was just not
-            # cast; and a save that is at work is finished before the last one begins.
-            needed = 2 * self._step_seconds + 2 * self._save_seconds + self._evaluation_seconds
             left = self._limit - (time.time() - self._started)
-            self._asked[2] = self._asked[2] or left < _SAFETY * needed + (
+            self._asked[2] = self._asked[2] or left < _SAFETY * self._seconds_to_leave() + (
                 0 if self._save_seconds else unknown
             )
         return [float(asked) for asked in self._asked]
+
+    def _seconds_to_leave(self) -> float:
+        """Return how long it may take from a vote that is just not cast to the end of the last save."""
+        # A vote is cast within a step and obeyed at its end: the rest of this step and the whole of the next may pass.
+        # A save that is at work is finished before the last one begins.
+        step = self._step_seconds or self._first_step_seconds
+        following = max(step, self._first_step_seconds) if self._stage_begins else step
+        evaluation = self._evaluation_seconds if self._evaluation_comes else 0.0
+        return step + following + evaluation + 2 * self._save_seconds
 
     @classmethod
     def decided(cls, sums: Sequence[float]) -> str | None:

@@ -126,6 +126,21 @@ def test_the_time_left_counts_a_later_stages_longer_steps() -> None:
     assert left.of_run(16) == 0
 
 
+def test_the_time_left_leaves_out_steps_that_compile(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, work(*SHORT), 4, tensorboard=False)
+    # The second stage's four steps, and the first of the third.
+    flops = log.work.of_step
+    times = [50.0, 1.0, 1.0, 1.0, 80.0, flops[2] / flops[1]]
+    for done, seconds in enumerate(times, 5):
+        log.train_step(done, result(), seconds, 0.0, skipped=0)
+    log.close()
+    told = [record["seconds_left"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+    # Nothing else is known after the first step of all.
+    assert told[0] / 50.0 == pytest.approx(told[1] + 1.0)
+    assert told[3] == pytest.approx(told[1] - 2.0)
+    assert told[4] == pytest.approx(told[3] - times[5])
+
+
 def test_status_tells_the_time_left_that_the_line_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,6 +146,77 @@ def test_all_processes_learn_of_a_request_to_one(run_python: Callable[..., str])
     run_python(VOTES, processes=2)
 
 
+BEFORE_THE_LIMIT = """
+import time
+import psutil
+from retrieva_pretrain.training.stopping import StopRequests
+
+began = psutil.Process().create_time()
+requests = StopRequests(time.time() - began + 1000)
+requests.note(300.0, 5.0, is_first=True)
+assert requests.votes()[2] == 0.0  # 1.5 x (2 x 300 + 2 x 5): nothing else is known
+requests.note(1.0, 5.0, is_first=False)
+requests.note(400.0, 5.0, is_first=True)
+requests.note_evaluation(400.0)
+requests.expect(stage_begins=False, evaluation_comes=True)
+assert requests.votes()[2] == 0.0
+requests.expect(stage_begins=True, evaluation_comes=False)
+assert requests.votes()[2] == 0.0
+requests.expect(stage_begins=True, evaluation_comes=True)
+assert requests.votes()[2] == 1.0
+
+requests = StopRequests(time.time() - began + 1000)
+requests.note(1.0, 5.0, is_first=False)
+requests.note(900.0, 5.0, is_first=True)
+requests.note_evaluation(900.0)
+assert requests.votes()[2] == 0.0
+requests.note(900.0, 5.0, is_first=False)
+assert requests.votes()[2] == 1.0
+"""
+
+
+def test_what_is_held_back_of_a_time_limit_is_what_may_still_come(run_python: Callable[..., str]) -> None:
+    run_python(BEFORE_THE_LIMIT)
+
+
+EXPECTED = """
+import json, sys
+from pathlib import Path
+from retrieva_pretrain.recipe.loading import load_yaml
+from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.training.prepare import prepare
+from retrieva_pretrain.training.run import train
+from retrieva_pretrain.training.stopping import StopRequests
+
+told = []
+expect, note = StopRequests.expect, StopRequests.note
+def expected(requests, **what):
+    told.append(what)
+    expect(requests, **what)
+def noted(requests, *seconds, is_first):
+    told[-1]["is_first"] = is_first
+    note(requests, *seconds, is_first=is_first)
+StopRequests.expect, StopRequests.note = expected, noted
+train(prepare(load_yaml(Recipe, Path(sys.argv[1]), sys.argv[2:])))
+print("told", json.dumps(told))
+"""
+
+
+@pytest.mark.engine
+def test_a_run_knows_when_a_step_that_compiles_or_an_evaluation_comes(
+    world: World, run_python: Callable[..., str]
+) -> None:
+    lengths = [f"curriculum.{stage}.train_iters={steps}" for stage, steps in enumerate((4, 3, 1, 2))]
+    shown = run_python(
+        EXPECTED, arguments=[str(world.recipe), *lengths, *RARELY, "evaluation.eval_interval=2"]
+    )
+    told = json.loads(next(line for line in shown.splitlines() if line.startswith("told"))[5:])
+    evaluated = {r["step"] for r in world.metrics() if r["kind"] == "evaluation"}
+    assert [said["is_first"] for said in told] == [step in (0, 4, 7, 8) for step in range(10)]
+    assert [said["stage_begins"] for said in told] == [step + 1 in (4, 7, 8, 10) for step in range(10)]
+    assert [said["evaluation_comes"] for said in told] == [step + 1 in evaluated for step in range(10)]
+
+
 # Real trainings; one of their steps, or one of their saves, is made to go as the test wants it.
 IN_THE_LAST_STEP = """
 import os, signal, sys
