@@ -52,14 +52,16 @@ NAMES = {
     "megatron.core.parallel_state": (
         "destroy_model_parallel get_data_parallel_group get_data_parallel_rank get_data_parallel_world_size"
         " get_pipeline_model_parallel_group get_pipeline_model_parallel_last_rank get_global_memory_buffer get_pipeline_model_parallel_rank"
-        " get_pipeline_model_parallel_world_size get_tensor_model_parallel_rank get_tensor_model_parallel_world_size initialize_model_parallel"
+        " get_pipeline_model_parallel_world_size get_tensor_model_parallel_group get_tensor_model_parallel_rank get_tensor_model_parallel_world_size initialize_model_parallel"
         " is_initialized is_pipeline_first_stage is_pipeline_last_stage"
     ),
     "megatron.core.pipeline_parallel": "get_forward_backward_func",
     "megatron.core.tensor_parallel": (
         "gather_from_sequence_parallel_region gather_from_tensor_model_parallel_region get_cuda_rng_tracker layers random"
     ),
-    "megatron.core.tensor_parallel.layers": "_grad_accum_fusion_available fused_weight_gradient_mlp_cuda",
+    "megatron.core.tensor_parallel.layers": (
+        "_grad_accum_fusion_available fused_weight_gradient_mlp_cuda get_tensor_model_parallel_group_if_none"
+    ),
     "megatron.core.tensor_parallel.random": (
         "CudaRNGStatesTracker _fork_rng _get_all_rng_states _get_cuda_rng_state _set_all_rng_states _set_cuda_rng_state"
         " model_parallel_cuda_manual_seed"
@@ -69,7 +71,7 @@ NAMES = {
     "megatron.core.transformer.spec_utils": "build_module",
     "megatron.core.transformer.torch_norm": "WrappedTorchNorm",
     "megatron.core.transformer.transformer_config": "TransformerConfig",
-    "megatron.core.utils": "unwrap_model",
+    "megatron.core.utils": "get_tensor_model_parallel_group_if_none unwrap_model",
 }
 # Of some releases only, and asked for as such.
 OF_SOME_RELEASES = {
@@ -88,7 +90,8 @@ MEMBERS = {
         " encoder lm_head output_layer post_process pre_process sharded_state_dict shared_embedding_or_output_weight"
     ),
     "megatron.core.distributed:DistributedDataParallel": (
-        "broadcast_params ddp_config no_sync scale_gradients start_param_sync zero_grad_buffer"
+        "_make_forward_pre_hook broadcast_params ddp_config no_sync remove_forward_pre_hook_handles scale_gradients"
+        " start_param_sync zero_grad_buffer"
     ),
     "megatron.core.optimizer:MegatronOptimizer": (
         "get_grad_stats_parallel_group get_parameters init_state_fn load_state_dict prepare_grads reload_model_params"

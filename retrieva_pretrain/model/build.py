@@ -12,6 +12,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from retrieva_pretrain import platform
+from retrieva_pretrain.model.compiled_layers import compile_layers, gather_before_layers
 from retrieva_pretrain.model.gradients import finalize_gradients
 from retrieva_pretrain.model.initialization import draw_initial_weights
 from retrieva_pretrain.model.kernels import kernels_here
@@ -135,21 +136,12 @@ def wrap_model(recipe: Recipe, model: MaskedLanguageModel) -> DistributedDataPar
         ),
         module,
     )
+    if recipe.kernels.compile_layers and recipe.parallelism.overlap_param_gather:
+        gather_before_layers(model, wrapped)
     wrapped.broadcast_params()
     model.config.finalize_model_grads_func = finalize_gradients
     model.config.no_sync_func = wrapped.no_sync
     return wrapped
-
-
-def compile_layers(model: MaskedLanguageModel) -> None:
-    """Let torch.compile compile every layer of a model, in place; names of parameters stay.
-
-    Each layer compiles for itself: layers of one shape share what was compiled, and a new sequence length compiles once.
-    """
-    # A length compiles anew, and so do training, evaluation and recomputation of each: more than torch's default of 8.
-    torch._dynamo.config.recompile_limit = 256
-    for layer in model.encoder.layers:
-        layer.compile(dynamic=False)
 
 
 def gather_weights(model: DistributedDataParallel) -> None:

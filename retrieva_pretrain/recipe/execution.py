@@ -44,7 +44,7 @@ class KernelsConfig(Section):
     gradient_accumulation_fusion: bool | None = Field(
         default=None,
         description="Weight gradients are added to the fp32 sums inside the matrix product that computes them. By"
-        " default on CUDA, where torch or Apex offers it.",
+        " default on CUDA without compile_layers, where torch or Apex offers it.",
     )
     compile_layers: bool = Field(
         default=False, description="Whether torch.compile compiles each local layer as a whole."
@@ -61,21 +61,21 @@ class KernelsConfig(Section):
             if self.attention_backend in ("flash", "fused"):
                 problems.append(
                     f"attention_backend: {self.attention_backend} is Transformer Engine's; choose auto, sdpa or"
-                    " unfused, or set transformer_impl to transformer_engine"
+                    " unfused, or set kernels.transformer_impl to transformer_engine"
                 )
             if self.fp8 is not None:
                 problems.append(
-                    f"fp8: {self.fp8} needs Transformer Engine's layers; set transformer_impl to"
-                    " transformer_engine, or leave it out"
+                    f"fp8: {self.fp8} needs Transformer Engine's layers; set kernels.transformer_impl to"
+                    " transformer_engine, or leave fp8 out"
                 )
         elif self.attention_backend == "sdpa":
             problems.append(
                 "attention_backend: sdpa goes with local layers; choose auto, flash, fused or unfused, or set"
-                " transformer_impl to local"
+                " kernels.transformer_impl to local"
             )
         if self.compile_layers and self.transformer_impl != "local":
             problems.append(
-                "compile_layers: compiles local layers; set transformer_impl to local, or leave it out"
+                "compile_layers: compiles local layers; set kernels.transformer_impl to local, or leave compile_layers out"
             )
         return refuse(self, problems)
 
