@@ -55,10 +55,10 @@ class Prefetch(Generic[MicroBatch]):
                 return
             yield made
 
-    def close(self) -> None:
-        """End the thread, if there is one, and wait until it has."""
+    def close(self, most_seconds: float | None = None) -> None:
+        """End the thread, if there is one, and wait until it has, but no longer than `most_seconds`."""
         if self._maker is not None:
-            self._maker.close()
+            self._maker.close(most_seconds)
             self._maker = None
 
 
@@ -96,11 +96,11 @@ class _Maker(Generic[MicroBatch]):
                 self.next_step = step + 1
             yield made
 
-    def close(self) -> None:
+    def close(self, most_seconds: float | None) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(most_seconds)
 
     def _run(self, first: int) -> None:
         try:

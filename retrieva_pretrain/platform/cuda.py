@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch._inductor.config
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity
 
@@ -56,6 +57,9 @@ class CudaPlatform(CountsReads):
         torch.use_deterministic_algorithms(True)
         # It only serves to find reads of memory that nobody wrote, and costs a kernel for every tensor made empty.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        # Compiled kernels are tuned by the clock; then only ways that give the same sums are tried. Not in every torch.
+        if hasattr(torch._inductor.config, "deterministic"):
+            torch._inductor.config.deterministic = True
 
     def device(self) -> torch.device:
         """Return the bound device, in every thread: torch keeps the current one for each thread."""

@@ -125,14 +125,20 @@ class Checkpointer:
         if not self.config.async_save:
             self._advance(wait=True)
 
-    def poll(self, step: int) -> bool:
-        """Finish a save whose files have been written; call it after each step. Costs one small sum over processes
-        while a save is at work, and nothing otherwise.
+    def poll(self, step: int, writing: int | None = None) -> bool:
+        """Finish a save whose files have been written; call it after each step.
 
-        Returns whether a save that failed should be tried again now.
+        Args:
+            step: how many steps were taken.
+            writing: processes whose `is_writing` was true in a sum that was made anyway. Without it, a sum is made for it
+                while a save is at work, and the host waits for the device.
+
+        Returns:
+            whether a save that failed should be tried again now.
         """
         self._again = None  # what that save would have held is gone
-        self._advance(wait=False)
+        if writing is None or not writing:
+            self._advance(wait=False, is_known_to_be_written=writing == 0)
         if self._failure is None:
             return False
         if self._retry_at is None:
@@ -169,11 +175,17 @@ class Checkpointer:
         """Whether a save is at work."""
         return self._saving is not None
 
-    def _advance(self, *, wait: bool) -> None:
+    @property
+    def is_writing(self) -> bool:
+        """Whether this process has files of a save to write that are not written yet."""
+        return self._saving is not None and not self._saving.task.is_done
+
+    def _advance(self, *, wait: bool, is_known_to_be_written: bool = False) -> None:
         """Take the save that is at work as far as it has come, on all processes alike."""
         saving, entered = self._saving, time.perf_counter()
         while saving is not None and saving is self._saving:
-            if distributed.sum_over_processes([float(not saving.task.is_done)])[0]:
+            is_written, is_known_to_be_written = is_known_to_be_written, False
+            if not is_written and distributed.sum_over_processes([float(self.is_writing)])[0]:
                 if not wait:
                     break
                 # Not for long: a process that is done must not sit in one sum while another goes on writing.

@@ -39,6 +39,7 @@ class Loop:
         self.profiler = profiler
         if profiler is not None:
             stepper.before_micro_batch = profiler.before_micro_batch
+        stepper.is_writing = lambda: checkpointer.is_writing
 
     def run(self, step: int) -> None:
         """Take the steps from `step` to the end of the curriculum.
@@ -72,7 +73,7 @@ class Loop:
                 self.profiler.after_step(step)
             # A request in the last step comes too late: the run ends here, with all that belongs to its end.
             is_over = step == self.curriculum.total_steps
-            stop = result.stop if result.stop and not is_over else self._between_steps(step)
+            stop = result.stop if result.stop and not is_over else self._between_steps(step, result.writing)
         if self.profiler is not None:
             self.profiler.close(step)
         if stop is not None and step < self.curriculum.total_steps:
@@ -89,15 +90,18 @@ class Loop:
             self.checkpointer.settle()
             raise
 
-    def _between_steps(self, step: int) -> str | None:
-        """Evaluate and save where it is time; returns why the run is to stop, where it was asked meanwhile."""
+    def _between_steps(self, step: int, writing: int) -> str | None:
+        """Evaluate and save where it is time; returns why the run is to stop, where it was asked meanwhile.
+
+        `writing`: processes that are still writing a checkpoint.
+        """
         evaluates = self._evaluates_after(step)
         if evaluates:
             self._evaluate(step)
         # Not at every step: another phase sets the watchdog's timer anew, which starts a thread.
         if self.checkpointer.is_saving:
             self.watchdog.enter("checkpoint", step)
-        is_retry = self.checkpointer.poll(step)
+        is_retry = self.checkpointer.poll(step, writing)
         saves = self._ends_stage(step) or step % self.recipe.checkpoint.save_interval == 0 or is_retry
         if saves:
             self.watchdog.enter("checkpoint", step)

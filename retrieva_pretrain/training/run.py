@@ -21,7 +21,7 @@ from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.optional_packages import optional_packages
 from retrieva_pretrain.outcome import forget_outcome, write_outcome
 from retrieva_pretrain.planning.flops import training_flops
-from retrieva_pretrain.platform.peaks import dense_bf16_tflops
+from retrieva_pretrain.planning.peaks import dense_bf16_tflops
 from retrieva_pretrain.training import distributed
 from retrieva_pretrain.training.checkpoint import Checkpointer
 from retrieva_pretrain.training.distributed import Ranks
@@ -39,6 +39,8 @@ from retrieva_pretrain.training.step import Stepper
 from retrieva_pretrain.training.stopping import Stopped, StopRequests
 from retrieva_pretrain.training.watchdog import Watchdog
 from retrieva_pretrain.training.weights_and_biases import WeightsAndBiases
+
+_CLOSE_SECONDS = 5.0
 
 
 def train(
@@ -149,7 +151,8 @@ def _train(
     try:
         Loop(stepper, evaluator, checkpointer, metrics, profiler).run(step)
     finally:
-        stepper.prefetch.close()
+        # Not for ever: its thread may sit in a file system that hangs, and the other processes wait for this one to leave.
+        stepper.prefetch.close(_CLOSE_SECONDS)
         if metrics is not None:
             metrics.close()
 

@@ -61,6 +61,9 @@ class StepResult:
     stop: str | None = None
     """Why the run is to stop after this step; None where it goes on."""
 
+    writing: int = 0
+    """Processes that were still writing a checkpoint at the end of the forward and backward passes."""
+
 
 @dataclass
 class Scores:
@@ -125,6 +128,9 @@ class Stepper:
         self.before_micro_batch: Callable[[int, int, int], None] | None = None
         """Called with the 0-based step, the micro-batch's number in it, and how many there are; for a profiler."""
 
+        self.is_writing: Callable[[], bool] = lambda: False
+        """Whether this process is still writing a checkpoint; all processes learn of it in the sum of each step."""
+
         self._has_stepped = False
         self._stage: int | None = None
         self._micro_batch = 0
@@ -161,7 +167,7 @@ class Stepper:
             micro_batch_size=layout.micro_batch_size,
             num_microbatches=layout.num_microbatches,
             before_each=partial(self._begin_micro_batch, step),
-            votes=self.stop_requests.votes(),
+            votes=[*self.stop_requests.votes(), float(self.is_writing())],
             optimizer=self.optimizer,
         )
         # The norm of gradients of a loss that is not finite says nothing.
@@ -180,7 +186,8 @@ class Stepper:
             grad_norm=math.nan if grad_norm is None else grad_norm,
             scored_tokens=int(scores.tokens),
             skipped=reason,
-            stop=self.stop_requests.decided(scores.votes),
+            stop=self.stop_requests.decided(scores.votes[:-1]),
+            writing=int(scores.votes[-1]),
         )
 
     def _skip(self, step: int, reason: str, scores: Scores, grad_norm: float | None) -> None:

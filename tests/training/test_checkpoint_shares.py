@@ -128,7 +128,7 @@ def check_shares(world: World, processes: int, host_within: float) -> None:
     assert sum(size > 0 for size in weights) > 1, "no rank writes the weights of all"
     # What the plan counts for it. The model of these tests has a vocabulary of 448 rows.
     recipe = load_yaml(Recipe, world.recipe)
-    planned = stage_memory(recipe, 0, stage_layouts(recipe, processes)[0], 448, "local").gather
+    planned = stage_memory(recipe, 0, stage_layouts(recipe, processes)[0], 448).gather
     assert max(f["device_bytes"] for f in divided) <= planned
 
 

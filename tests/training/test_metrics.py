@@ -13,7 +13,7 @@ from retrieva_pretrain.durations import format_duration
 from retrieva_pretrain.launch.run_files import RunFiles
 from retrieva_pretrain.launch.status import run_status
 from retrieva_pretrain.planning.flops import training_flops
-from retrieva_pretrain.platform.peaks import dense_bf16_tflops
+from retrieva_pretrain.planning.peaks import dense_bf16_tflops
 from retrieva_pretrain.recipe.loading import dump_yaml, load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
 from retrieva_pretrain.report.metrics import read_metrics

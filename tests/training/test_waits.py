@@ -1,4 +1,5 @@
-"""A training step waits for the device once, whatever the recipe; on a GPU torch itself counts.
+"""A training step waits for the device once, whatever the recipe, also while a checkpoint is being written; on a GPU torch
+itself counts.
 
 Counted over the loop, its log included, and over upstream's code. Allowed in addition: one wait before the first step,
 when the processes ask each other whether to stop.
@@ -19,22 +20,26 @@ pytestmark = pytest.mark.engine
 PROGRAM = """
 import json
 import sys
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from retrieva_pretrain import platform
 from retrieva_pretrain.curriculum.stages import Curriculum
 from retrieva_pretrain.data.fake_samples import FakeSamples
-from retrieva_pretrain.model.build import build_model, wrap_model
+from retrieva_pretrain.model.build import build_model, gather_weights, wrap_model
 from retrieva_pretrain.model.optimizer import build_optimizer
 from retrieva_pretrain.planning.flops import training_flops
 from retrieva_pretrain.platform.waits import count_waits
 from retrieva_pretrain.recipe.layout import stage_layouts
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.distributed import initialize, shut_down
+from retrieva_pretrain.training.checkpoint import Checkpointer
+from retrieva_pretrain.training.distributed import from_first, initialize, shut_down
 from retrieva_pretrain.training.interval import Work
 from retrieva_pretrain.training.loop import Loop
 from retrieva_pretrain.training.metrics import MetricsLog
+from retrieva_pretrain.training.run_folder import RunFolder
+from retrieva_pretrain.training.shards import ShardWriter
 from retrieva_pretrain.training.step import Stepper
 from retrieva_pretrain.training.stopping import StopRequests
 from retrieva_pretrain.training.watchdog import Watchdog
@@ -48,10 +53,20 @@ def recipe_of(settings):
         "tokenizer.make_vocab_size_divisible_by=64", "checkpoint.save_interval=1000",
         "evaluation.eval_interval=1000", *settings])
 
-class NeverSaves:
-    slowest, is_saving = 0.0, False
-    def poll(self, step): return False
-    def finish(self): pass
+# A checkpoint is being written all the while: its files are held back until the steps are counted.
+class Saves:
+    def __init__(self, checkpointer):
+        self._checkpointer, self._may_write = checkpointer, threading.Event()
+        write = ShardWriter.write
+        ShardWriter.write = lambda writer: self._may_write.wait() and write(writer)
+        self._write = write
+    def __getattr__(self, name): return getattr(self._checkpointer, name)
+    def finish(self): assert self.is_saving
+    def end(self):
+        self._may_write.set()
+        self._checkpointer.finish()
+        ShardWriter.write = self._write
+        assert self._checkpointer.last_saved == 1
 
 class EndsAt:
     def __init__(self, curriculum, end):
@@ -69,16 +84,21 @@ def waits_of(settings, ranks, folder, stop_requests):
         watchdog=watchdog)
     metrics = MetricsLog(Path(folder), Work(stepper.curriculum, training_flops(recipe, 512), 1, None), 0,
                          tensorboard=False)
-    loop = Loop(stepper, None, NeverSaves(), metrics)
+    saves = Saves(Checkpointer(RunFolder(Path(from_first(folder))), {}, recipe.checkpoint, ranks, for_ever=set()))
+    loop = Loop(stepper, None, saves, metrics)
     stepper.train_step(0)
+    gather_weights(model)
+    saves.save(1, model, stepper.optimizer, stepper.state())
     loop.curriculum = EndsAt(stepper.curriculum, 1 + STEPS)
     reads = platform.current().reads
     with count_waits() as waits:
         loop.run(1)
+    counted = platform.current().reads - reads
+    saves.end()
     stepper.prefetch.close()
     metrics.close()
     watchdog.close()
-    return platform.current().reads - reads, [f"{w.what} at {w.where}" for w in waits]
+    return counted, [f"{w.what} at {w.where}" for w in waits]
 
 variants = json.loads(sys.argv[1])
 ranks = initialize(recipe_of(next(iter(variants.values()))))
