@@ -32,5 +32,9 @@ class LaunchError(RetrievaError):
     """Jobs that cannot be submitted, or a scheduler that refuses them."""
 
 
+class PreflightError(RetrievaError):
+    """A measurement that cannot go on."""
+
+
 class SkippedStepsError(RetrievaError):
     """Too many steps in a row had to be skipped; all processes of a run find it alike."""

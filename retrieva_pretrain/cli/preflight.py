@@ -6,11 +6,14 @@ import json
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from retrieva_pretrain.cli.arguments import Overrides
+
+if TYPE_CHECKING:
+    from retrieva_pretrain.recipe.schema import Recipe
 
 
 def preflight(
@@ -67,6 +70,13 @@ def preflight(
     profile = load_profile(cluster, change or [])
     if overrides and recipe is None:
         raise LaunchError(f"{overrides[0]}: changes a recipe, and none is given (--recipe)")
+    if measured is not None:
+        if recipe is None or not speed:
+            raise LaunchError(
+                "--measured: only the stages of a recipe are timed: give --recipe, without --no-speed"
+            )
+        if not measured.parent.is_dir():
+            raise LaunchError(f"--measured {measured}: there is no folder {measured.parent}")
     chosen = load_yaml(Recipe, recipe, overrides or []) if recipe is not None else None
     where = folder / f"{profile.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     planned = plan_preflight(profile, where, nodes=nodes, processes=processes, recipe=chosen, speed=speed)
@@ -82,8 +92,15 @@ def preflight(
         _show(result)
     if planned.measured.exists():
         file = _hand_over(planned.measured, measured)
-        command = ["retrieva", "plan", str(recipe), *(overrides or []), "--measured", str(file)]
-        typer.echo(f"the plan with what was measured: {shlex.join(command)}", err=True)
+        where_to = [] if cluster == "local" else ["--cluster", cluster, "--nodes", str(nodes)]
+        command = ["retrieva", "plan", str(recipe), *(overrides or []), *where_to, "--measured", str(file)]
+        if chosen is not None and _is_of_cuda(file, chosen):
+            typer.echo(f"the plan with what was measured: {shlex.join(command)}", err=True)
+        else:
+            typer.echo(
+                f"measured: {file}, of kernels that the recipe does not run on CUDA; no plan takes it",
+                err=True,
+            )
     if "failure" in result or any(finding["level"] == "red" for finding in result["findings"]):
         raise typer.Exit(1)
 
@@ -108,21 +125,30 @@ def preflight_rank(spec: Path, speed: Annotated[bool, typer.Option("--speed/--no
     settings = read_spec(spec)
     recipe = load_yaml(Recipe, settings.recipe) if settings.recipe is not None else None
     quiet_upstream()
+    from data_prep.errors import DataPrepError
     from data_prep.whole_files import write_whole
+    from retrieva_pretrain.errors import RetrievaError
     from retrieva_pretrain.launch.preflight import RESULT
     from retrieva_pretrain.launch.stage_timing import time_stages
     from retrieva_pretrain.preflight.judge import Promised, as_json, checkpoint_bytes, judge
     from retrieva_pretrain.preflight.measure import measure
+    from retrieva_pretrain.preflight.stages import refuse_here
 
     token = (settings.run / "token").read_text(encoding="utf-8") if (settings.run / "token").exists() else ""
     ranks = measure(settings.run, token, recipe)
     if ranks is None:
         return
-    needed = checkpoint_bytes(recipe) if recipe is not None else None
-    times = time_stages(settings, spec, recipe) if recipe is not None and speed else None
+    needed = times = refusal = None
+    if recipe is not None:
+        try:
+            refuse_here(recipe)
+            needed = checkpoint_bytes(recipe)
+        except (RetrievaError, DataPrepError) as error:
+            refusal = str(error)
+        times = time_stages(settings, spec, recipe) if speed and refusal is None else None
     profile = settings.profile
     promised = Promised(profile.gpus_per_node, profile.gpu_peak_tflops, profile.gpu_memory_bandwidth)
-    findings = judge(ranks, promised, checkpoint_bytes=needed, stage_times=times)
+    findings = judge(ranks, promised, checkpoint_bytes=needed, refusal=refusal, stage_times=times)
     result = {"cluster": profile.name, "findings": as_json(findings), "ranks": ranks, "stage_times": times}
     write_whole(settings.run / RESULT, json.dumps(result, ensure_ascii=False, indent=1).encode())
 
@@ -155,6 +181,18 @@ def preflight_stages(spec: Path) -> None:
             write_measured(settings.run / MEASURED, measured)
 
     time_all_stages(recipe, vocab_size, gpus, write, seconds=BEGIN_SECONDS)
+
+
+def _is_of_cuda(file: Path, recipe: Recipe) -> bool:
+    """Whether a plan of the recipe, which is always for GPUs, takes what was measured."""
+    from retrieva_pretrain.errors import RecipeError
+    from retrieva_pretrain.planning.measured import read_measured, refuse_other_model
+
+    try:
+        refuse_other_model(read_measured(file), recipe)
+    except RecipeError:
+        return False
+    return True
 
 
 def _hand_over(file: Path, wanted: Path | None) -> Path:

@@ -93,12 +93,12 @@ def plan_preflight(
         LaunchError: the cluster cannot give so many nodes, or has no walltime.
     """
     profile = with_gpus_here(profile)
-    check_resources(profile, nodes)
+    per_node = processes or profile.processes_per_node
+    check_resources(profile, nodes, per_node)
     changes: dict[str, Any] = {"training": profile.training.model_copy(update={"goes_on": "follow_up"})}
     if profile.scheduler != "local":
         changes["walltime"] = min(profile.max_walltime or WALLTIME, WALLTIME, key=seconds)
     profile = profile.model_copy(update=changes)
-    per_node = processes or profile.processes_per_node
     folder = folder.absolute()
     jobs, scheduler = RunFiles(folder).jobs, scheduler_named(profile.scheduler, profile.group)
     spec = JobSpec(

@@ -86,5 +86,7 @@ def _own_environment() -> dict[str, str]:
 
 
 def _last_line(log: Path) -> str:
+    """Return what our own command said last, or else whoever did: torchrun speaks after it."""
     lines = [line.strip() for line in read_tail(log).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    ours = [line.removeprefix("retrieva: ") for line in lines if line.startswith("retrieva: ")]
+    return (ours or lines or ["it said nothing"])[-1][:600]

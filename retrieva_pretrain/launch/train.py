@@ -58,10 +58,10 @@ def launch_run(
         RecipeError: the recipe does not fit the number of processes.
     """
     profile = with_gpus_here(profile)
-    check_resources(profile, nodes)
+    processes = processes_per_node or profile.processes_per_node
+    check_resources(profile, nodes, processes)
     if jobs > 1:
         profile = _as_a_chain(profile)
-    processes = processes_per_node or profile.processes_per_node
     stage_layouts(recipe, nodes * processes)
     scripts = _scripts(recipe, profile, nodes, processes)
     if dry_run:

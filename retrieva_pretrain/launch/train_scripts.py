@@ -134,12 +134,18 @@ def threads_of(profile: ClusterProfile, processes_per_node: int) -> int | None:
     return 1 if profile.gpus_per_node == 0 else None
 
 
-def check_resources(profile: ClusterProfile, nodes: int) -> None:
+def check_resources(profile: ClusterProfile, nodes: int, processes_per_node: int) -> None:
     """Refuse what the cluster cannot give.
 
     Raises:
-        LaunchError: too many nodes, or a profile that does not say how long a job may take.
+        LaunchError: too many nodes, more processes than a node has GPUs, or a profile that does not say how long a job
+            may take.
     """
+    if profile.gpus_per_node and processes_per_node > profile.gpus_per_node:
+        raise LaunchError(
+            f"{processes_per_node} processes on a node: {profile.name} has {profile.gpus_per_node} GPUs a node, and each"
+            " process takes one; give fewer (--processes, training.processes_per_node)"
+        )
     most = 1 if profile.scheduler == "local" else profile.max_nodes
     if most is not None and nodes > most:
         raise LaunchError(f"--nodes {nodes}: {profile.name} gives a job at most {most}")

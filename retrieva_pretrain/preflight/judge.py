@@ -15,12 +15,6 @@ from retrieva_pretrain.recipe.schema import Recipe
 
 Level = Literal["green", "yellow", "red", "none"]
 
-# What a run without them loses.
-_COSTS = {
-    "Transformer Engine": "no flash or fused attention: the scores of every pair of tokens are kept, layers are slower",
-    "Apex": "gradients are not added up inside the backward products",
-    "flash-attention": "Transformer Engine uses cuDNN's attention instead",
-}
 _MATMUL = (0.40, 0.55)
 """Of the dense peak: below the first a GPU is not fit, below the second it is worth a look. Large products on healthy
 GPUs reach 60 to 80 %."""
@@ -56,6 +50,7 @@ def judge(
     promised: Promised,
     *,
     checkpoint_bytes: int | None = None,
+    refusal: str | None = None,
     stage_times: dict[str, Any] | None = None,
 ) -> list[Finding]:
     """Return the findings on what all processes have measured.
@@ -64,13 +59,14 @@ def judge(
         ranks: of `measure`, by rank.
         promised: what the rates are held against.
         checkpoint_bytes: what the checkpoints of the recipe need, where there is one.
+        refusal: why a training of the recipe would be refused on these nodes; None where it would not.
         stage_times: what the timing of the recipe's stages found (`stages.Found`, or an `error`); None where none was
             asked for.
     """
     gpus = any(rank["platform"] == "cuda" for rank in ranks)
     return [
         _processes(ranks, promised),
-        *_versions(ranks, gpus=gpus),
+        *_versions(ranks),
         _health(ranks, gpus=gpus),
         _rate(ranks, "matrix product", "matmul_tflops", "TFLOP/s", promised.peak_tflops, _MATMUL, gpus=gpus),
         _rate(
@@ -84,11 +80,16 @@ def judge(
         _disk(ranks, checkpoint_bytes),
         _parity(ranks),
         *_training_speed(stage_times, gpus=gpus),
+        *([] if refusal is None else [Finding("recipe", "red", f"training would be refused: {refusal}")]),
     ]
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Return what the checkpoints of a recipe need at most, the one being written included."""
+    """Return what the checkpoints of a recipe need at most, the one being written included.
+
+    Raises:
+        DataPrepError: the tokenizer is not here.
+    """
     vocab_size = Tokenizer(recipe.tokenizer.model).vocab_size
     padded = padded_vocab_size(vocab_size, recipe.tokenizer.make_vocab_size_divisible_by)
     return planned.checkpoint_bytes(recipe, count_parameters(recipe.model, padded).total)[1]
@@ -108,7 +109,7 @@ def _processes(ranks: Sequence[dict[str, Any]], promised: Promised) -> Finding:
     return Finding("processes", "green", said)
 
 
-def _versions(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Iterator[Finding]:
+def _versions(ranks: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     first = ranks[0]["versions"]
     shown = ", ".join(f"{name} {value}" for name, value in first.items() if value)
     drivers = {rank["gpu"]["driver"] for rank in ranks if rank.get("gpu") and "driver" in rank["gpu"]}
@@ -119,9 +120,9 @@ def _versions(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Iterator[Findin
         yield Finding("versions", "red", f"{shown}; others on {' '.join(others) or 'some nodes'}")
     else:
         yield Finding("versions", "green", shown)
-    for name, cost in _COSTS.items():
-        if name not in first:
-            yield Finding(name, "yellow" if gpus else "none", f"not installed: {cost}")
+    if "Transformer Engine" not in first:
+        said = "not installed; only kernels.transformer_impl: transformer_engine and kernels.fp8 need it"
+        yield Finding("Transformer Engine", "none", said)
 
 
 def _health(ranks: Sequence[dict[str, Any]], *, gpus: bool) -> Finding:
@@ -236,8 +237,10 @@ def _corpora(ranks: Sequence[dict[str, Any]]) -> Finding:
 
 def _disk(ranks: Sequence[dict[str, Any]], needed: int | None) -> Finding:
     free = [rank["free_bytes"] for rank in ranks if isinstance(rank.get("free_bytes"), int)]
-    if needed is None or not free:
+    if not free:
         return Finding("disk", "none", "no recipe was given (--recipe)")
+    if needed is None:
+        return Finding("disk", "none", "what the checkpoints need is not known without the tokenizer")
     said = f"{min(free) / 1e9:,.0f} GB free, the checkpoints need {needed / 1e9:,.1f} GB"
     return Finding("disk", "green" if min(free) > needed else "red", said)
 
@@ -270,7 +273,7 @@ def _training_speed(times: dict[str, Any] | None, *, gpus: bool) -> Iterator[Fin
         if stage["too_large"]:
             said += f"; {', '.join(map(str, stage['too_large']))} did not fit"
         if not gpus:
-            said = said.replace("a GPU", "a process") + " (CPU, no GPU)"
+            said = said.replace("per GPU", "per process") + " (CPU, no GPU)"
         yield Finding(check, "yellow" if stage["too_large"] else "green" if gpus else "none", said)
     if "error" in times:
         yield Finding("training speed", "yellow", f"could not be timed: {times['error']}")

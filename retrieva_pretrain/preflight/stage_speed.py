@@ -104,6 +104,11 @@ class StageBench:
         platform.current().synchronize()
         self.build_seconds = time.perf_counter() - started
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether several processes hold the copy of the model together."""
+        return model_parallel_size(self.recipe) > 1
+
     def stepper(self, index: int, micro_batch_size: int, num_microbatches: int) -> Stepper:
         """Return what takes steps of one stage of the recipe: so many micro-batches of so many samples, from step 0 on.
 
@@ -221,6 +226,7 @@ def time_stage(
 
     Raises:
         RecipeError: not even one sample fits.
+        torch.OutOfMemoryError: one process of a divided model ran out of memory: the others wait for it and cannot go on.
     """
     too_large: list[int] = []
     for size in _halved(micro_batch_size):
@@ -230,7 +236,7 @@ def time_stage(
         try:
             return bench.time(index, size), too_large
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or bench.is_divided:
                 raise
             too_large.append(size)
         # Outside the handler: the exception's frames hold the tensors of the step that failed.

@@ -12,23 +12,34 @@ from datetime import date
 from typing import Any, Literal
 
 from retrieva_pretrain import platform
-from retrieva_pretrain.errors import RecipeError
+from retrieva_pretrain.errors import PreflightError, RecipeError
 from retrieva_pretrain.model.kernels import kernel_notes, kernels_here
-from retrieva_pretrain.planning.activations import AttentionBackend
+from retrieva_pretrain.optional_packages import refuse_missing_packages
 from retrieva_pretrain.planning.measured import Measured, MeasuredStage, model_of
 from retrieva_pretrain.planning.memory import stage_memory
-from retrieva_pretrain.platform.peaks import dense_bf16_tflops
+from retrieva_pretrain.planning.peaks import dense_bf16_tflops
 from retrieva_pretrain.preflight.machine import versions
 from retrieva_pretrain.preflight.stage_speed import StageBench, planned_micro_batches, time_stage
-from retrieva_pretrain.recipe.kernels import recompute_granularity
+from retrieva_pretrain.recipe.kernels import ResolvedKernels, recompute_granularity
 from retrieva_pretrain.recipe.layout import StageLayout, model_parallel_size, padded_vocab_size
 from retrieva_pretrain.recipe.schema import Recipe
-from retrieva_pretrain.training.distributed import initialize, largest_of_processes, shut_down
+from retrieva_pretrain.training.distributed import (
+    initialize,
+    largest_of_processes,
+    leave_after_failure,
+    shut_down,
+)
 from retrieva_pretrain.training.stopping import StopRequests
 
 Found = dict[str, Any]
 """`device`, `peak_tflops`, `model_parallel_size`, `kernels`, `build_seconds`, and `stages`: of each what `StageSpeed` holds
 with `stage`, `planned_micro_batch_size`, `too_large` and `mfu`, or an `error`."""
+
+
+def refuse_here(recipe: Recipe) -> None:
+    """Raise RecipeError where a training of the recipe would be refused for what this machine lacks."""
+    refuse_missing_packages(recipe)
+    kernels_here(recipe)
 
 
 def time_all_stages(
@@ -80,6 +91,9 @@ def time_all_stages(
             if ranks.is_first:
                 write(found)
         bench.close()
+    except Exception:
+        leave_after_failure()
+        raise
     finally:
         shut_down()
 
@@ -120,18 +134,40 @@ def _recompute(recipe: Recipe, index: int) -> Literal["none", "selective", "full
 def planned_memory(recipe: Recipe, index: int, micro_batch_size: int, padded_vocab_size: int) -> int:
     """Return the bytes that `retrieva plan` expects on one GPU for a stage with the kernels of this machine; data
     parallel 1."""
-    layout = StageLayout(1, micro_batch_size, 1)
-    backend: AttentionBackend = "local" if kernels_here(recipe).keeps_scores else "flash"
-    return stage_memory(recipe, index, layout, padded_vocab_size, backend).total
+    recipe = recipe.model_copy(
+        update={"kernels": recipe.kernels.model_copy(update=_chosen(kernels_here(recipe)))}
+    )
+    return stage_memory(recipe, index, StageLayout(1, micro_batch_size, 1), padded_vocab_size).total
+
+
+def _in_a_line(error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first[:300]}"
+
+
+def _chosen(kernels: ResolvedKernels) -> dict[str, Any]:
+    """Return the kernels of this machine as a recipe names them: a plan resolves what is left open for CUDA."""
+    chosen: dict[str, Any] = {
+        name: getattr(kernels, name)
+        for name in ("bias_activation_fusion", "bias_dropout_fusion", "gradient_accumulation_fusion")
+    }
+    if kernels.attention != "transformer_engine":
+        chosen["attention_backend"] = kernels.attention
+    return chosen
 
 
 def _timed(bench: StageBench, index: int, size: int, fits: Callable[[int], bool]) -> Found:
     try:
         speed, too_large = time_stage(bench, index, size, fits)
-    except (RuntimeError, RecipeError) as error:  # another stage may do
+    except (RuntimeError, AssertionError, RecipeError) as error:  # another stage may do
+        if bench.is_divided and not isinstance(error, RecipeError):
+            # The other processes of the copy wait in the middle of a step, and end with this one.
+            raise PreflightError(
+                f"stage {index}, micro-batches of {size}: one of the processes that share the model failed, and later stages"
+                f" were not timed: {_in_a_line(error)}. If memory did not suffice, lower max_micro_batch_size"
+            ) from error
         bench.recover()
-        first = next(iter(str(error).splitlines()), "")
-        return {"error": f"{type(error).__name__}: {first[:300]}"}
+        return {"error": _in_a_line(error)}
     peak = dense_bf16_tflops(platform.current().device_name())
     mfu = None if peak is None else speed.tflops / peak
     return {**asdict(speed), "too_large": too_large, "mfu": mfu}

@@ -165,7 +165,7 @@ def test_what_is_wrong_with_one_process_is_found_and_its_node_named(
     assert {f.level for name, f in found.items() if name != check} == {"green"}
 
 
-def test_slow_everywhere_is_held_against_the_peak_and_what_is_missing_is_said_with_its_cost() -> None:
+def test_slow_everywhere_is_held_against_the_peak_and_what_is_missing_is_said_with_its_use() -> None:
     ranks = eight_gpus()
     for rank in ranks:
         rank["matmul_tflops"] = 300.0
@@ -173,8 +173,9 @@ def test_slow_everywhere_is_held_against_the_peak_and_what_is_missing_is_said_wi
     found = by_check(ranks)
     assert found["matrix product"].level == "red"
     assert "30% of the peak" in found["matrix product"].said
-    assert found["Transformer Engine"].level == "yellow"
-    assert "no flash or fused attention" in found["Transformer Engine"].said
+    # Nothing that a run needs by default.
+    assert found["Transformer Engine"].level == "none"
+    assert "only kernels.transformer_impl: transformer_engine" in found["Transformer Engine"].said
 
 
 def test_a_node_without_its_gpus_is_red() -> None:
@@ -219,15 +220,43 @@ def test_a_machine_without_a_gpu_is_measured_whole_and_the_plan_reads_its_speed(
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_a_timing_that_fails_is_yellow_and_hides_nothing(tmp_path: Path, recipe: list[Any]) -> None:
-    # Refused where Transformer Engine is not installed, by the process that builds the model.
-    recipe += ["kernels.transformer_impl=transformer_engine"]
-    result = json.loads(retrieva("preflight", "--json", "--recipe", *recipe, cwd=tmp_path).stdout)
-    found = {finding["check"]: finding for finding in result["findings"]}
-    assert found["training speed"]["level"] == "yellow"
-    assert "ransformer" in found["training speed"]["said"]
-    assert found["corpora"]["level"] == found["shared folder"]["level"] == "green"
+@pytest.mark.parametrize(
+    ("change", "said", "corpora"),
+    [
+        (
+            "kernels.transformer_impl=transformer_engine",
+            "needs Transformer Engine, which is not installed",
+            "green",
+        ),
+        ("tokenizer.model=gone.model", "gone.model", "red"),
+    ],
+)
+def test_what_training_would_refuse_is_red_and_hides_nothing(
+    tmp_path: Path, recipe: list[Any], change: str, said: str, corpora: str
+) -> None:
+    done = retrieva("preflight", "--json", "--recipe", *recipe, change, code=1, cwd=tmp_path)
+    found = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert found["recipe"]["level"] == "red"
+    assert said in found["recipe"]["said"]
+    assert found["corpora"]["level"] == corpora
+    assert found["shared folder"]["level"] == "green"
     assert not list(tmp_path.rglob("measured.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (["--measured", "m.json"], "only the stages of a recipe are timed"),
+        (["--measured", "m.json", "--recipe", RECIPE, "--no-speed"], "only the stages of a recipe are timed"),
+        (["--measured", "gone/m.json", "--recipe", RECIPE], "there is no folder gone"),
+        (["--cluster", "tsubame4", "--set", "group=a", "--processes", 5], "tsubame4 has 4 GPUs a node"),
+    ],
+)
+def test_what_could_not_be_done_is_refused_before_a_job(
+    tmp_path: Path, words: list[Any], refusal: str
+) -> None:
+    refused = retrieva("preflight", "--dry-run", *words, code=1, cwd=tmp_path)
+    assert refusal in refused.stderr
 
 
 @pytest.mark.slow

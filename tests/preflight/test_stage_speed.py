@@ -53,7 +53,7 @@ def test_a_micro_batch_that_memory_does_not_hold_is_halved_until_it_does(
     )
     assert (first[0]["seq_length"], first[0]["micro_batch_size"], first[1]) == (32, 8, [])
     assert first[0]["tokens_per_second"] == pytest.approx(8 * 32 / first[0]["micro_batch_seconds"])
-    assert first[0]["update_seconds"] > 0
+    assert first[0]["update_seconds"] >= 0  # a difference of times, cut at 0 where the machine is busy
     assert (chosen[0]["seq_length"], chosen[0]["micro_batch_size"], chosen[1]) == (128, 2, [8, 4])
     # The allocator has refused the largest: what it left behind is no obstacle for the next.
     assert limited[1]
