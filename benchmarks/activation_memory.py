@@ -13,7 +13,6 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from retrieva_pretrain.planning.activations import attention_backend
 from retrieva_pretrain.planning.hardware import GIB, H100
 from retrieva_pretrain.planning.memory import stage_memory
 from retrieva_pretrain.recipe.layout import stage_layouts
@@ -56,7 +55,7 @@ def rows_of(name: str, overrides: list[str]) -> list[str]:
     rows = []
     for traced in trace_stage_memory(recipe, GPUS, VOCABULARY):
         layout = stage_layouts(recipe, GPUS)[traced.stage]
-        plan = stage_memory(recipe, traced.stage, layout, VOCABULARY, attention_backend(recipe))
+        plan = stage_memory(recipe, traced.stage, layout, VOCABULARY)
         sizes = (traced.static, traced.after_forward, traced.peak, plan.step, plan.static + plan.gather)
         rows.append(
             f"| {name} | {traced.seq_length} x {traced.micro_batch_size} | "

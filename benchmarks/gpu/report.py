@@ -1,12 +1,14 @@
 """What the plan predicts for an H100 beside what the GPU kit has measured: writes docs/benchmarks/h100.md.
 
-    python benchmarks/gpu/report.py [gpu-results]
+    python benchmarks/gpu/report.py gpu-results
+    python benchmarks/gpu/report.py --predictions     # every measured column says "not yet"
 
-Without a folder of results every measured column says "not yet". Needs no torch.
+Needs no torch.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 from choices import AT, CHOICES, COMPILED_CHOICES, LAYERS
 from part import SIZES, VOCAB_SIZE
 
+from retrieva_pretrain.errors import RetrievaError
 from retrieva_pretrain.planning.corpora import plan_data
 from retrieva_pretrain.planning.hardware import GIB, H100
 from retrieva_pretrain.planning.measured import Measured, read_measured
@@ -86,10 +89,24 @@ Results = list[dict[str, Any]]
 
 
 def main() -> int:
-    """Write the page."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    PAGE.write_text(page(folder), encoding="utf-8")
-    print(PAGE)
+    """Write the page; 1 where there are no results to read."""
+    parser = argparse.ArgumentParser(description="Write docs/benchmarks/h100.md.")
+    parser.add_argument("results", nargs="?", type=Path, help="the folder that `make gpu` has written")
+    parser.add_argument("--predictions", action="store_true", help="without results: nothing is measured")
+    parser.add_argument("--page", type=Path, default=PAGE, help="another file to write")
+    given = parser.parse_args()
+    if given.predictions == (given.results is not None):
+        parser.error("give a folder of results, or --predictions")
+    try:
+        text = page(given.results)
+    except (OSError, ValueError, KeyError, RetrievaError) as error:
+        print(f"report.py: {given.results}: no results of the kit: {error!r}", file=sys.stderr)
+        return 1
+    if not given.page.parent.is_dir():
+        print(f"report.py: --page {given.page}: there is no such folder", file=sys.stderr)
+        return 1
+    given.page.write_text(text, encoding="utf-8")
+    print(given.page)
     return 0
 
 

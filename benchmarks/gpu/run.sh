@@ -6,13 +6,16 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 kit=$root/.gpu-kit
 if [ -d "$root/wheels" ]; then kit=$root; fi
-if [ ! -d "$kit/demo/data" ]; then
-  echo "$kit: not packed; run make gpu-prepare (benchmarks/gpu/prepare.sh) first" >&2
-  exit 1
-fi
 python=${PYTHON:-}
 if [ -z "$python" ]; then
   if [ -x "$root/.venv/bin/python" ]; then python=$root/.venv/bin/python; else python=python3; fi
+fi
+for word in "$@"; do
+  if [ "$word" = --help ] || [ "$word" = -h ]; then exec "$python" "$root/benchmarks/gpu/run.py" --help; fi
+done
+if [ ! -d "$kit/demo/data" ]; then
+  echo "$kit: not packed; run make gpu-prepare (benchmarks/gpu/prepare.sh) first" >&2
+  exit 1
 fi
 path=$root${PYTHONPATH:+:$PYTHONPATH}
 needed='"megatron.core", "pydantic", "pydantic_core", "typing_inspection", "orjson", "isal", "zstandard"'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,7 +51,7 @@ def plan(
     attention: Annotated[
         str | None,
         typer.Option(
-            "--attention", help="local or flash: attention to plan with; the recipe's own otherwise."
+            "--attention", help="unfused or sdpa: short for the override kernels.attention_backend=..."
         ),
     ] = None,
     suggest: Annotated[
@@ -93,40 +93,56 @@ def plan(
     from retrieva_pretrain.recipe.loading import load_yaml
     from retrieva_pretrain.recipe.schema import Recipe
 
-    if attention not in (None, "local", "flash"):
-        raise RecipeError(f"--attention: {attention} is neither local nor flash")
-    if mfu is not None and measured is not None:
-        raise RecipeError("--mfu and --measured: give one of them")
-    if trace and (suggest or what_if is not None):
-        raise RecipeError("--trace: traces one plan; leave out --suggest and --what-if")
-    backend = cast("Literal['local', 'flash'] | None", attention)
+    _refuse_combinations(
+        {
+            "--mfu": mfu is not None,
+            "--measured": measured is not None,
+            "--trace": trace,
+            "--suggest": suggest,
+            "--what-if": what_if is not None,
+            "--gpus": gpus is not None,
+            "--nodes": nodes is not None,
+            "--one-job": one_job,
+        }
+    )
+    overrides = [*(overrides or []), *_attention(attention)]
+    node_counts = None if what_if is None else _node_counts(what_if)
     speeds = None if measured is None else read_measured(measured)
-    loaded = load_yaml(Recipe, recipe, overrides or [])
+    loaded = load_yaml(Recipe, recipe, overrides)
     hardware = _hardware(cluster)
     count = _gpus(gpus, nodes, hardware.gpus_per_node, cluster)
     if plot is not None:
         plot_curriculum(plot, loaded)
     data = plan_data(loaded, vocab_size)
-    if speeds is not None:  # here, where the file has a name
-        refuse_other_model(speeds, planned_recipe(loaded, backend), data.padded_vocab_size, measured)
-    if what_if is not None:
-        rows = compare(
-            loaded, _node_counts(what_if), hardware, mfu=mfu, measured=speeds, backend=backend, data=data
+    if vocab_size not in (None, data.vocab_size):
+        typer.echo(
+            f"--vocab-size is ignored: the recipe's tokenizer has {data.vocab_size:,} pieces", err=True
         )
+    if speeds is not None:  # here, where the file has a name
+        refuse_other_model(speeds, planned_recipe(loaded), data.padded_vocab_size, measured)
+        data = data.with_padded_vocab_size(speeds.model.padded_vocab_size)
+    if data.padded_vocab_size is None:
+        _refuse_without_vocabulary(
+            loaded, {"--suggest": suggest, "--what-if": what_if is not None, "--trace": trace}
+        )
+    if node_counts is not None:
+        rows = compare(loaded, node_counts, hardware, mfu=mfu, measured=speeds, data=data)
         _show([row.as_json() for row in rows], as_json, lambda: render_what_if(rows))
+        if all(row.refusal is not None for row in rows):
+            raise RecipeError(f"--what-if: {loaded.name} cannot run on any of these numbers of nodes")
         return
     if suggest:
-        found = _suggest(loaded, count, hardware, backend, data.padded_vocab_size, speeds)
-        changed = load_yaml(Recipe, recipe, [*(overrides or []), *found])
-        made = make_plan(changed, count, hardware, mfu=mfu, measured=speeds, backend=backend, data=data)
+        found = _suggest(loaded, count, hardware, data.padded_vocab_size, speeds)
+        changed = load_yaml(Recipe, recipe, [*overrides, *found])
+        made = make_plan(changed, count, hardware, mfu=mfu, measured=speeds, data=data)
         _show({"overrides": found, "plan": made.as_json()}, as_json, lambda: render(made))
         if not as_json:
             by = "by the model" if speeds is None else "by what was measured, else by the model"
             typer.echo(f"\nThe fastest that fits, {by};\nappend it to a command, or edit the recipe:")
             typer.echo("\n".join(f"  {override}" for override in found))
         return
-    made = make_plan(loaded, count, hardware, mfu=mfu, measured=speeds, backend=backend, data=data)
-    content, planned = made.as_json(), planned_recipe(loaded, backend)
+    made = make_plan(loaded, count, hardware, mfu=mfu, measured=speeds, data=data)
+    content, planned = made.as_json(), planned_recipe(loaded)
     if trace and as_json:
         show_traced(planned, made, content)
     _show(content, as_json, lambda: render(made))
@@ -135,26 +151,54 @@ def plan(
     refuse_impossible(loaded, made, one_job=one_job)
 
 
+_EXCLUDE = (
+    ("--mfu", "--measured"),
+    ("--gpus", "--nodes"),
+    ("--trace", "--suggest"),
+    *(("--what-if", other) for other in ("--trace", "--suggest", "--gpus", "--nodes", "--one-job")),
+    ("--suggest", "--one-job"),
+)
+
+
+def _refuse_combinations(given: dict[str, bool]) -> None:
+    for first, second in _EXCLUDE:
+        if given[first] and given[second]:
+            raise RecipeError(f"{first} and {second}: give one of them")
+
+
+def _refuse_without_vocabulary(recipe: Recipe, given: dict[str, bool]) -> None:
+    for option, is_given in given.items():
+        if is_given:
+            raise RecipeError(
+                f"{option}: needs the size of the vocabulary, and tokenizer.model {recipe.tokenizer.model} is not here;"
+                " give --vocab-size"
+            )
+
+
+def _attention(chosen: str | None) -> list[str]:
+    """Return the override that `--attention` is short for; `local` and `flash` are its older words."""
+    kernels = {"auto": "auto", "unfused": "unfused", "sdpa": "sdpa", "local": "unfused", "flash": "auto"}
+    if chosen is None:
+        return []
+    if chosen not in kernels:
+        raise RecipeError(f"--attention: {chosen} is neither unfused nor sdpa")
+    return [f"kernels.attention_backend={kernels[chosen]}"]
+
+
 def _suggest(
     recipe: Recipe,
     gpus: int | None,
     hardware: Hardware,
-    backend: Literal["local", "flash"] | None,
     padded_vocab_size: int | None,
     measured: Measured | None,
 ) -> list[str]:
     """Return the overrides of the fastest layout that fits."""
-    from retrieva_pretrain.planning.activations import attention_backend
     from retrieva_pretrain.planning.suggest import suggest
 
     if gpus is None:
         raise RecipeError("--suggest: say for how many: --gpus N, or --cluster C --nodes N")
-    if padded_vocab_size is None:
-        raise RecipeError(
-            f"--suggest: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
-        )
-    chosen = backend or attention_backend(recipe)
-    return suggest(recipe, gpus, hardware, padded_vocab_size, chosen, measured).overrides(recipe)
+    assert padded_vocab_size is not None
+    return suggest(recipe, gpus, hardware, padded_vocab_size, measured).overrides(recipe)
 
 
 def _hardware(cluster: str | None) -> Hardware:
@@ -185,8 +229,6 @@ def _hardware(cluster: str | None) -> Hardware:
 def _gpus(gpus: int | None, nodes: int | None, gpus_per_node: int, cluster: str | None) -> int | None:
     if nodes is None:
         return gpus
-    if gpus is not None:
-        raise RecipeError("--gpus and --nodes: give one of them")
     if not gpus_per_node:
         raise RecipeError(f"--nodes: the nodes of {cluster} have no gpus_per_node; give --gpus")
     return nodes * gpus_per_node

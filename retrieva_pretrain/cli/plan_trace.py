@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.planning.hardware import GIB
 from retrieva_pretrain.tracing.trace import TracedMemory, trace_stage_memory
 
@@ -17,15 +16,12 @@ if TYPE_CHECKING:
 
 
 def show_traced(recipe: Recipe, plan: Plan, content: dict[str, Any] | None) -> None:
-    """Trace all stages of a plan and print a table; with the plan's JSON as `content`, add to that instead.
+    """Trace all stages of a plan, of a known vocabulary, and print a table; or add to the plan's JSON, `content`.
 
     Raises:
-        RecipeError: the size of the vocabulary is not known, or the recipe cannot be traced.
+        RecipeError: the recipe cannot be traced.
     """
-    if plan.padded_vocab_size is None:
-        raise RecipeError(
-            f"--trace: needs the size of the vocabulary; {recipe.tokenizer.model} is not here (tokenizer.model)"
-        )
+    assert plan.padded_vocab_size is not None
 
     def report(row: TracedMemory) -> None:
         typer.echo(f"traced stage {row.stage + 1} of {len(plan.stages)}", err=True)

@@ -32,13 +32,10 @@ autograd saves in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from retrieva_pretrain.recipe.kernels import resolve_kernels
 from retrieva_pretrain.recipe.layout import scored_slots
 from retrieva_pretrain.recipe.schema import Recipe, Stage
-
-AttentionBackend = Literal["local", "flash"]
 
 
 @dataclass(frozen=True)
@@ -80,18 +77,8 @@ class Activations:
     """Their gradient when the head's matrix gets its own."""
 
 
-def attention_backend(recipe: Recipe) -> AttentionBackend:
-    """Return which attention a recipe runs: the one that holds s x s scores, or one that does not."""
-    return "local" if resolve_kernels(recipe, "cuda").keeps_scores else "flash"
-
-
-def count_activations(
-    recipe: Recipe, index: int, padded_vocab_size: int, backend: AttentionBackend
-) -> Activations:
-    """Count the activations of one sample of stage `index`, with the kernels that the recipe takes on CUDA.
-
-    `backend` replaces the recipe's attention.
-    """
+def count_activations(recipe: Recipe, index: int, padded_vocab_size: int) -> Activations:
+    """Count the activations of one sample of stage `index`, with the kernels that the recipe takes on CUDA."""
     model = recipe.model
     s, h, f = recipe.curriculum[index].seq_length, model.hidden_size, model.ffn_hidden_size
     e = 2 if recipe.precision == "bf16" else 4
@@ -102,18 +89,18 @@ def count_activations(
     is_fused = resolve_kernels(recipe, "cuda").bias_activation_fusion
     mask = s * h if model.hidden_dropout else 0
     second_half = (e * s * 2 * h + mask) / between + e * s * (3 if is_fused else 5) * f / tensor
-    scores = model.num_attention_heads * s * s if backend == "local" else 0
+    scores = model.num_attention_heads * s * s if _keeps_scores(recipe) else 0
     # Unfused attention writes its products there; sequence parallelism gathers a layer's input into it.
     gathered = s * h if recipe.parallelism.sequence_parallel else 0
     return Activations(
         layer=(e * s * 2 * h + mask) / between
         + e * s * h / tensor
-        + e * s * _query_key_value(recipe, index, backend)
+        + e * s * _query_key_value(recipe, index)
         + second_half,
-        attention=_attention(recipe, s, backend, e) / tensor,
+        attention=_attention(recipe, s, e) / tensor,
         second_half=second_half,
         kept_of_recomputed_layer=e * s * h / between,
-        attention_backward=_attention_backward(recipe, s, backend, e) / tensor + e * s * 2 * h / between,
+        attention_backward=_attention_backward(recipe, s, e) / tensor + e * s * 2 * h / between,
         second_half_backward=e * s * h / between + e * s * 2 * f / tensor,
         buffer=e * max(scores / tensor, gathered),
         embedding=mask / between,
@@ -125,14 +112,14 @@ def count_activations(
     )
 
 
-def _query_key_value(recipe: Recipe, index: int, backend: AttentionBackend) -> float:
+def _query_key_value(recipe: Recipe, index: int) -> float:
     """Return the width of query, key and value as they are kept for one position."""
     model, tensor = recipe.model, recipe.parallelism.tensor_model_parallel_size
     width = model.hidden_size + 2 * model.num_query_groups * model.kv_channels
     # Unfused attention copies what it reads, unless it is computed again: then its input is kept.
     is_copied = (
         recipe.curriculum[index].recompute_granularity != "selective"
-        if backend == "local"
+        if _keeps_scores(recipe)
         else _copies_samples(recipe)
     )
     if is_copied or model.num_query_groups == model.num_attention_heads:
@@ -141,6 +128,10 @@ def _query_key_value(recipe: Recipe, index: int, backend: AttentionBackend) -> f
         return width
     # The queries of several groups lie between their keys and values: they are copied out.
     return (width + (model.hidden_size if model.num_query_groups > tensor else 0)) / tensor
+
+
+def _keeps_scores(recipe: Recipe) -> bool:
+    return resolve_kernels(recipe, "cuda").keeps_scores
 
 
 def _copies_samples(recipe: Recipe) -> bool:
@@ -156,20 +147,20 @@ def _scores(recipe: Recipe, e: int) -> int:
     return 4 + e if e < 4 else 4
 
 
-def _attention(recipe: Recipe, s: int, backend: AttentionBackend, e: int) -> float:
+def _attention(recipe: Recipe, s: int, e: int) -> float:
     model = recipe.model
     a = model.num_attention_heads
-    if backend == "flash":
+    if not _keeps_scores(recipe):
         # Inside documents the kernel keeps its output sample after sample, and the projection a copy.
         return 4 * a * s + (e * s * model.hidden_size if _copies_samples(recipe) else 0)
     repeated = 2 * e * s * model.hidden_size if model.num_query_groups < a else 0
     return _scores(recipe, e) * a * s * s + repeated
 
 
-def _attention_backward(recipe: Recipe, s: int, backend: AttentionBackend, e: int) -> float:
+def _attention_backward(recipe: Recipe, s: int, e: int) -> float:
     model = recipe.model
     a, h = model.num_attention_heads, model.hidden_size
-    if backend == "local":
+    if _keeps_scores(recipe):
         # 12 in the softmax's backward pass: its output, the gradient and the new gradient in fp32.
         return (max(12, _scores(recipe, e) + e) - _scores(recipe, e)) * a * s * s
     for_each_head = 2 * e * s * h if model.num_query_groups < a else 0

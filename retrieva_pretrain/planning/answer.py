@@ -26,9 +26,13 @@ def answer(plan: Plan) -> RenderableType:
 def _time(plan: Plan) -> list[tuple[str, str, str]]:
     run, hardware = plan.run, plan.hardware
     if run is None:
-        return [("time", f"not known without the vocabulary: {plan.tokenizer} is not here", "yellow")]
+        where = f"tokenizer.model {plan.tokenizer} is not here"
+        return [
+            ("time", f"not known without the size of the vocabulary: {where}; give --vocab-size", "yellow")
+        ]
     if run.time is None:
-        return [("time", f"not known: {hardware.name} has no gpu_peak_tflops", "yellow")]
+        ways = "name a profile that has it (--cluster), or leave out --cluster for H100"
+        return [("time", f"not known: {hardware.name} has no gpu_peak_tflops; {ways}", "yellow")]
     ends = f"{format_duration(run.time.shortest)} to {format_duration(run.time.longest)}"
     rows = [("time", f"{format_duration(run.time.expected)} ({ends})", "bold")]
     cost = _gpu_time(run.time.expected * plan.gpus)
@@ -55,7 +59,7 @@ def _number(number: float) -> str:
 
 def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     if plan.memory is None:
-        return [("memory", "not known without the vocabulary (or give --vocab-size)", "yellow")]
+        return [("memory", "not known without the size of the vocabulary", "yellow")]
     total, usable = plan.memory.total, plan.hardware.usable_memory
     largest = next(s for s in plan.stages if s.cost is not None and s.cost.memory.total == total)
     where = f"at length {largest.seq_length:,}"
@@ -65,7 +69,8 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
     text = (
         f"{'fits' if fits else 'does NOT fit'}: {total / GIB:.1f} of {usable / GIB:.1f} GiB per GPU {where}"
     )
-    return [("memory", text, "bold" if fits else "bold red")]
+    more = [("", line, "yellow") for line in plan.measured_memory]
+    return [("memory", text, "bold" if fits else "bold red"), *more]
 
 
 def _origins(plan: Plan) -> list[tuple[str, str, str]]:
@@ -86,7 +91,11 @@ def _origins(plan: Plan) -> list[tuple[str, str, str]]:
         if len(stages) > 1:
             of = f"stage{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: "
         rows.append(("figures" if not rows else "", of + text, ""))
-    if any(speed.source == "measured" for speed in plan.speeds) and plan.data_parallel_size > 1:
+    is_measured = any(speed.source == "measured" for speed in plan.speeds)
+    if plan.measured is not None and not is_measured:
+        held = "no stage of this plan: other lengths, recomputation, tensor or pipeline parallelism"
+        rows.append(("", f"the measurement of {plan.measured} holds {held}", "yellow"))
+    if is_measured and plan.data_parallel_size > 1:
         rows.append(("", "communication between the copies of the model is modelled", ""))
     if plan.assumptions:
         rows.append(("assumed", ", ".join(plan.assumptions), ""))

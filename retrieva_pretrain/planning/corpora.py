@@ -6,7 +6,7 @@ A plan is often made where the data is not: what is missing is said, and only wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.errors import DataPrepError
@@ -56,6 +56,10 @@ class DataPlan:
 
     special_tokens_per_window: int
     """2, or 0 where the corpora carry <CLS> and <SEP> round every document."""
+
+    def with_padded_vocab_size(self, padded_vocab_size: int) -> DataPlan:
+        """Return it with a size that something else tells, where nothing that is here does."""
+        return self if self.padded_vocab_size else replace(self, padded_vocab_size=padded_vocab_size)
 
 
 def plan_data(recipe: Recipe, vocab_size: int | None = None) -> DataPlan:

@@ -12,7 +12,8 @@ DEFAULT_MFU = 0.35
 MULTIPROCESSORS = 132
 """Of an H100 SXM. No profile gives them: other cards are taken to have as many."""
 
-_SUSTAINED_PRODUCTS = 798 / 989
+_H100_TFLOPS = 989.0
+_SUSTAINED_PRODUCTS = 798 / _H100_TFLOPS
 """An 8192^3 bf16 product on random data reached 798 of an H100 SXM's 989 TFLOP/s, measured by others: under load the
 clock falls below what the dense peak is given for."""
 
@@ -90,8 +91,12 @@ class Hardware:
             made.append(f"{_ASSUMED_BANDWIDTH:,.0f} GB/s of memory (gpu_memory_bandwidth)")
         if gpus > self.node_size and self.interconnect_bandwidth is None:
             made.append(f"{_ASSUMED_INTERCONNECT:,.0f} GB/s between nodes (interconnect_bandwidth)")
+        if self.peak_tflops is not None and not 0.9 < self.peak_tflops / _H100_TFLOPS < 1.1:
+            made.append("kernels that reach the same shares of their peaks as on an H100")
         return made
 
 
-H100 = Hardware("H100 SXM", gpus_per_node=8, gpu_memory=80 * GIB, peak_tflops=989.0, memory_bandwidth=3350.0)
+H100 = Hardware(
+    "H100 SXM", gpus_per_node=8, gpu_memory=80 * GIB, peak_tflops=_H100_TFLOPS, memory_bandwidth=3350.0
+)
 """What is assumed where no cluster is named; 989 TFLOP/s is NVIDIA's dense figure, not the 1,979 with sparsity."""

@@ -16,7 +16,7 @@ def refuse_impossible(recipe: Recipe, plan: Plan, *, one_job: bool = False) -> N
 
     With `one_job` the run must end within one job's walltime.
     """
-    planned = planned_recipe(recipe, plan.attention_backend)
+    planned = planned_recipe(recipe)
     problems = [*_nodes(plan), *_memory(planned, plan)]
     if one_job:
         problems += _walltime(plan)
@@ -81,14 +81,20 @@ def _largest_that_fits(recipe: Recipe, plan: Plan, index: int, padded: int, usab
     ceiling = recipe.curriculum[index].max_micro_batch_size
     for micro in reversed([d for d in divisors(share) if d <= ceiling]):
         layout = StageLayout(plan.data_parallel_size, micro, share // micro)
-        if stage_memory(recipe, index, layout, padded, plan.attention_backend).total <= usable:
+        if stage_memory(recipe, index, layout, padded).total <= usable:
             return micro
     return None
 
 
 def _walltime(plan: Plan) -> list[str]:
     limit = plan.hardware.walltime
-    if limit is None or plan.run is None or plan.run.time is None or plan.run.time.expected <= limit:
+    if limit is None:
+        return [f"  --one-job: {plan.hardware.name} has no walltime; name a profile that has one (--cluster)"]
+    if plan.run is None:
+        return ["  --one-job: the time is not known without the size of the vocabulary; give --vocab-size"]
+    if plan.run.time is None:
+        return [f"  --one-job: the time is not known: {plan.hardware.name} has no gpu_peak_tflops"]
+    if plan.run.time.expected <= limit:
         return []
     hours = plan.run.time.expected / 3600
     needed = plan.gpus * plan.run.time.expected / limit

@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from data_prep.whole_files import write_whole
 from retrieva_pretrain.errors import RecipeError
+from retrieva_pretrain.planning.peaks import dense_bf16_tflops
 from retrieva_pretrain.recipe.kernels import DeviceType, resolve_kernels
 from retrieva_pretrain.recipe.schema import Recipe
 
@@ -88,7 +89,12 @@ class Measured:
     """Of torch, megatron-core and whatever else counts."""
 
     model: MeasuredModel
-    entries: Annotated[tuple[MeasuredStage, ...], Field(min_length=1)]
+    entries: tuple[MeasuredStage, ...]
+
+    @property
+    def origin(self) -> str:
+        """When and on what: 2026-11-27, NVIDIA H100 80GB HBM3."""
+        return f"{self.date}, {self.device}"
 
 
 _READER = TypeAdapter(Measured)
@@ -129,7 +135,7 @@ def read_measured(path: Path) -> Measured:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return _READER.validate_json(text)
+        measured = _READER.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
@@ -140,6 +146,20 @@ def read_measured(path: Path) -> Measured:
         else:
             problem = f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}"
         raise RecipeError(f"{path}: {problem}") from error
+    if not measured.entries:
+        raise RecipeError(
+            f"{path}: entries: no stage was measured; measure again (retrieva preflight --recipe)"
+        )
+    for number, entry in enumerate(measured.entries):
+        gpus = entry.tensor_model_parallel_size * entry.pipeline_model_parallel_size
+        rate = entry.seq_length * entry.micro_batch_size / entry.seconds_per_micro_batch / gpus
+        if not 0.9 < rate / entry.tokens_per_second < 1.1:
+            raise RecipeError(
+                f"{path}: entries.{number}: {entry.micro_batch_size} samples of {entry.seq_length} tokens in"
+                f" seconds_per_micro_batch {entry.seconds_per_micro_batch:g} are {rate:,.0f} tokens/s per GPU, and"
+                f" tokens_per_second says {entry.tokens_per_second:,.0f}; measure again (retrieva preflight --recipe)"
+            )
+    return measured
 
 
 def refuse_other_model(
@@ -152,9 +172,9 @@ def refuse_other_model(
     of_recipe = _flat(asdict(model_of(recipe, padded_vocab_size or measured.model.padded_vocab_size, "cuda")))
     of_file = _flat(asdict(measured.model))
     differ = [
-        f"  {name}: {of_file.get(name, 'not given')} was measured, the recipe has {value}"
+        f"  {name}: {_shown(of_file.get(name, 'nothing'))} was measured, the recipe has {_shown(value)}"
         for name, value in of_recipe.items()
-        if of_file.get(name, "not given") != value
+        if of_file.get(name, "nothing") != value
     ]
     if differ:
         raise RecipeError(
@@ -164,6 +184,21 @@ def refuse_other_model(
         )
 
 
+def refuse_other_device(measured: Measured, hardware: str, peak_tflops: float | None) -> None:
+    """Raise RecipeError where another kind of GPU was measured than the hardware has, by their dense BF16 peaks."""
+    of_device = dense_bf16_tflops(measured.device)
+    if of_device is not None and peak_tflops is not None and not 0.98 < of_device / peak_tflops < 1.02:
+        raise RecipeError(
+            f"the measurement of {measured.date} is of {measured.device} with a dense BF16 peak of {of_device:,.0f} TFLOP/s,"
+            f" and {hardware} has {peak_tflops:,.0f}: name a profile of those GPUs (--cluster), or leave out --measured"
+        )
+
+
 def _flat(model: dict[str, Any]) -> dict[str, Any]:
     kernels = model.pop("kernels")
     return {**model, **{f"kernels.{name}": value for name, value in kernels.items()}}
+
+
+def _shown(value: object) -> str:
+    """Return a value as a recipe writes it."""
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))

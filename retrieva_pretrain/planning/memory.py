@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from retrieva_pretrain.planning.activations import (
     Activations,
-    AttentionBackend,
     backward_of_a_layer,
     computed_again_at_once,
     count_activations,
@@ -14,8 +13,9 @@ from retrieva_pretrain.planning.activations import (
 )
 from retrieva_pretrain.planning.parameters import rank_parameters
 from retrieva_pretrain.planning.saving import gather_bytes, largest_parameter
+from retrieva_pretrain.recipe.kernels import without_ignored_choices
 from retrieva_pretrain.recipe.layout import StageLayout
-from retrieva_pretrain.recipe.schema import Recipe, Stage
+from retrieva_pretrain.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,10 @@ class MemoryPlan:
         return max(self.step, self.static + self.gather)
 
 
-def stage_memory(
-    recipe: Recipe, index: int, layout: StageLayout, padded_vocab_size: int, backend: AttentionBackend
-) -> MemoryPlan:
+def stage_memory(recipe: Recipe, index: int, layout: StageLayout, padded_vocab_size: int) -> MemoryPlan:
     """Plan the memory of stage `index` on the GPU of the pipeline stage that needs the most."""
     pipeline = recipe.parallelism.pipeline_model_parallel_size
-    plans = [
-        _rank_memory(recipe, index, layout, padded_vocab_size, backend, rank) for rank in range(pipeline)
-    ]
+    plans = [_rank_memory(recipe, index, layout, padded_vocab_size, rank) for rank in range(pipeline)]
     return max(plans, key=lambda plan: plan.total)
 
 
@@ -80,15 +76,14 @@ def _rank_memory(
     index: int,
     layout: StageLayout,
     padded_vocab_size: int,
-    backend: AttentionBackend,
     pipeline_rank: int,
 ) -> MemoryPlan:
     parallelism = recipe.parallelism
     parameters = rank_parameters(recipe, padded_vocab_size, pipeline_rank)
     is_bf16 = recipe.precision == "bf16"
     shares = layout.data_parallel_size if parallelism.use_distributed_optimizer else 1
-    one = count_activations(recipe, index, padded_vocab_size, backend)
-    moments = _moments(recipe, index, layout, one, padded_vocab_size, backend, pipeline_rank)
+    one = count_activations(recipe, index, padded_vocab_size)
+    moments = _moments(recipe, index, layout, one, padded_vocab_size, pipeline_rank)
     return MemoryPlan(
         weights=parameters * (2 if is_bf16 else 4),
         gradients=parameters * 4,
@@ -109,11 +104,11 @@ def _moments(
     layout: StageLayout,
     one: Activations,
     padded_vocab_size: int,
-    backend: AttentionBackend,
     pipeline_rank: int,
 ) -> list[dict[str, int]]:
     """Return what a step adds to the static memory in the head, in the last layer's backward pass, and at its end."""
-    stage, samples = _as_it_runs(recipe.curriculum[index], backend), layout.micro_batch_size
+    stage = without_ignored_choices(recipe, "cuda").curriculum[index]
+    samples = layout.micro_batch_size
     pipeline = recipe.parallelism.pipeline_model_parallel_size
     is_first, is_last = pipeline_rank == 0, pipeline_rank == pipeline - 1
     layers = recipe.model.num_layers // pipeline
@@ -140,13 +135,6 @@ def _moments(
         "backward": at_the_end,
     }
     return [nothing | moment for moment in (in_head, in_layer, in_embedding)]
-
-
-def _as_it_runs(stage: Stage, backend: AttentionBackend) -> Stage:
-    """Return a stage without the recomputation that is ignored where attention keeps no scores."""
-    if backend == "flash" and stage.recompute_granularity == "selective":
-        return stage.model_copy(update={"recompute_granularity": None})
-    return stage
 
 
 def _matrix(recipe: Recipe, padded_vocab_size: int) -> int:

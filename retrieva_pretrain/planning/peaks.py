@@ -1,4 +1,4 @@
-"""What devices can do at most, by the name torch gives them (`torch.cuda.get_device_name`)."""
+"""What devices can do at most, by the name that torch gives them."""
 
 from __future__ import annotations
 

@@ -7,15 +7,14 @@ from typing import Any
 
 from retrieva_pretrain.curriculum.schedule import learning_rate
 from retrieva_pretrain.curriculum.stages import Curriculum
-from retrieva_pretrain.planning.activations import AttentionBackend, attention_backend
 from retrieva_pretrain.planning.corpora import CorpusPlan, DataPlan, plan_data
 from retrieva_pretrain.planning.cost import Times
 from retrieva_pretrain.planning.flops import count_flops
-from retrieva_pretrain.planning.hardware import H100, Hardware
-from retrieva_pretrain.planning.measured import Measured, refuse_other_model
+from retrieva_pretrain.planning.hardware import GIB, H100, Hardware
+from retrieva_pretrain.planning.measured import Measured, refuse_other_device, refuse_other_model
 from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
 from retrieva_pretrain.planning.parameters import count_parameters
-from retrieva_pretrain.planning.speed import Speed, SpeedSource
+from retrieva_pretrain.planning.speed import Speed, SpeedSource, nearest_entry
 from retrieva_pretrain.recipe.kernels import (
     ResolvedKernels,
     ignored_choices,
@@ -30,6 +29,8 @@ from retrieva_pretrain.recipe.layout import (
     stage_layouts,
 )
 from retrieva_pretrain.recipe.schema import Recipe, Stage
+
+_MEMORY_TOLERANCE = 1.05
 
 
 @dataclass(frozen=True)
@@ -137,15 +138,20 @@ class Plan:
     stages: tuple[StagePlan, ...]
     corpora: tuple[CorpusPlan, ...]
     hardware: Hardware
-    attention_backend: AttentionBackend
-    """Memory is planned with it: `local` is held against what the CPU saves, `flash` is derived."""
-
     kernels: ResolvedKernels
+    """Of the recipe on CUDA: memory and times are planned with them."""
+
     mfu: float | None
     """What times assume; None where they are measured or modelled."""
 
+    measured: str | None
+    """Date and device of the measurement that the plan was given."""
+
+    measured_memory: tuple[str, ...]
+    """Where a measurement took more memory than is planned."""
+
     assumptions: tuple[str, ...]
-    """What the model of the time takes for granted of the hardware."""
+    """What the model of the time takes for granted of the hardware and of kernels that it does not know."""
 
     ignored: tuple[str, ...]
     """Choices of the recipe that have no use with its kernels."""
@@ -180,32 +186,31 @@ def make_plan(
     *,
     mfu: float | None = None,
     measured: Measured | None = None,
-    backend: AttentionBackend | None = None,
     data: DataPlan | None = None,
 ) -> Plan:
     """Plan a recipe on so many GPUs, one process each; without a number on the fewest that hold the model.
 
-    Times are modelled; `measured` takes the model's place for the stages that it holds, and `mfu` that of both. `backend` is
-    the attention that is planned with, the recipe's own by default; `data` what `plan_data` found, which need not be read
-    anew for every number of GPUs.
+    Times are modelled; `measured` takes the model's place for the stages that it holds, and `mfu` that of both. `data` is
+    what `plan_data` found, which need not be read anew for every number of GPUs.
 
     Raises:
-        RecipeError: the recipe cannot be divided over them, or another model was measured.
+        RecipeError: the recipe cannot be divided over them; another model or another device was measured, or it cannot
+            have been that fast.
         CorpusError: what is here of the data does not fit the recipe.
     """
     gpus = model_parallel_size(recipe) if gpus is None else gpus
-    ignored = ignored_choices(with_attention(recipe, backend), "cuda")
-    recipe = planned_recipe(recipe, backend)
-    backend = backend or attention_backend(recipe)
+    ignored = ignored_choices(recipe, "cuda")
+    recipe = planned_recipe(recipe)
     curriculum = Curriculum(recipe)
     layouts = stage_layouts(recipe, gpus)
     data = data or plan_data(recipe)
     padded = data.padded_vocab_size
     if measured is not None:
         refuse_other_model(measured, recipe, padded)
+        refuse_other_device(measured, hardware.name, hardware.peak_tflops)
     source = SpeedSource(hardware, mfu, measured)
     costs = [
-        None if padded is None else _stage_cost(recipe, index, layout, padded, gpus, source, backend)
+        None if padded is None else _stage_cost(recipe, index, layout, padded, gpus, source)
         for index, layout in enumerate(layouts)
     ]
     parameters = None if padded is None else count_parameters(recipe.model, padded).total
@@ -233,27 +238,50 @@ def make_plan(
         ),
         corpora=data.corpora,
         hardware=hardware,
-        attention_backend=backend,
         kernels=resolve_kernels(recipe, "cuda"),
         mfu=mfu,
-        assumptions=() if mfu is not None else tuple(hardware.assumptions(gpus)),
+        measured=None if measured is None else measured.origin,
+        measured_memory=_measured_memory(recipe, layouts, padded, measured),
+        assumptions=() if mfu is not None else (*hardware.assumptions(gpus), *_assumed_kernels(recipe)),
         ignored=tuple(ignored),
         run=_run_cost(recipe, gpus, hardware, parameters, costs),
     )
 
 
-def with_attention(recipe: Recipe, backend: AttentionBackend | None) -> Recipe:
-    """Return the recipe with the kernels that hold scores (`local`) or hold none (`flash`); None leaves it as it is."""
-    if backend is None or backend == attention_backend(recipe):
-        return recipe
-    chosen = "unfused" if backend == "local" else "auto"
-    kernels = recipe.kernels.model_copy(update={"attention_backend": chosen})
-    return recipe.model_copy(update={"kernels": kernels})
+def planned_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe as GPUs will run it: without what has no use there."""
+    return without_ignored_choices(recipe, "cuda")
 
 
-def planned_recipe(recipe: Recipe, backend: AttentionBackend | None) -> Recipe:
-    """Return the recipe as GPUs will run it: with that attention, and without what has no use there."""
-    return without_ignored_choices(with_attention(recipe, backend), "cuda")
+def _assumed_kernels(recipe: Recipe) -> list[str]:
+    """Return what the model of the time takes for granted of kernels whose speed nobody told."""
+    kernels = resolve_kernels(recipe, "cuda")
+    made = []
+    if kernels.attention == "transformer_engine":
+        made.append("Transformer Engine's kernels as fast as torch's")
+    if kernels.fp8 is not None:
+        made.append("FP8 products 1.6 times as fast as BF16, on GPUs that have FP8")
+    return made
+
+
+def _measured_memory(
+    recipe: Recipe, layouts: tuple[StageLayout, ...], padded: int | None, measured: Measured | None
+) -> tuple[str, ...]:
+    """Return a line for each stage of which one copy of the model took more memory than the plan has for it."""
+    if measured is None or padded is None:
+        return ()
+    lines = []
+    for index, layout in enumerate(layouts):
+        if (entry := nearest_entry(measured, recipe, index, layout)) is None:
+            continue
+        as_measured = StageLayout(1, entry.micro_batch_size, layout.num_microbatches)
+        planned = stage_memory(recipe, index, as_measured, padded).step
+        if entry.peak_memory > _MEMORY_TOLERANCE * planned:
+            lines.append(
+                f"one copy of the model took {entry.peak_memory / GIB:.1f} GiB per GPU at length {entry.seq_length:,} with"
+                f" {entry.micro_batch_size} samples, measured; the plan has {planned / GIB:.1f}: expect as much more"
+            )
+    return tuple(lines)
 
 
 def _stage_plan(curriculum: Curriculum, index: int, layout: StageLayout, cost: StageCost | None) -> StagePlan:
@@ -289,7 +317,6 @@ def _stage_cost(
     padded_vocab_size: int,
     gpus: int,
     source: SpeedSource,
-    backend: AttentionBackend,
 ) -> StageCost:
     stage = recipe.curriculum[index]
     slots = scored_slots(recipe.masking_probability(index), stage.seq_length)
@@ -302,7 +329,7 @@ def _stage_cost(
         flops_per_token=FlopsPerToken(
             *(3 * part / stage.seq_length for part in (flops.body, flops.attention, flops.head))
         ),
-        memory=stage_memory(recipe, index, layout, padded_vocab_size, backend),
+        memory=stage_memory(recipe, index, layout, padded_vocab_size),
         time=taken,
         speed=speed,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import log
 from typing import Literal
 
+from retrieva_pretrain.errors import RecipeError
 from retrieva_pretrain.planning.cost import MFU_RANGE, stage_seconds
 from retrieva_pretrain.planning.flops import FlopCount
 from retrieva_pretrain.planning.hardware import Hardware
@@ -101,11 +102,18 @@ class SpeedSource:
         entry = None if self.measured is None else nearest_entry(self.measured, recipe, index, layout)
         if self.measured is None or entry is None:
             return speed("modelled", "modelled", modelled.total, modelled)
-        origin = f"measured on {self.measured.date}, {self.measured.device}"
+        origin = f"measured on {self.measured.origin}"
         if entry.micro_batch_size != layout.micro_batch_size:
             origin += f", scaled from {entry.micro_batch_size} samples to {layout.micro_batch_size}"
         parts = self._measured_step(recipe, index, layout, padded_vocab_size, entry)
-        return speed("measured", origin, parts.total, parts)
+        found = speed("measured", origin, parts.total, parts)
+        if found.mfu > 1:
+            raise RecipeError(
+                f"{origin}: {entry.micro_batch_size} samples of {entry.seq_length} tokens in"
+                f" {entry.seconds_per_micro_batch:g} s would be {found.mfu:.0%} of the peak of {self.hardware.name},"
+                f" {self.hardware.peak_tflops:,.0f} TFLOP/s per GPU. Measure again, or correct gpu_peak_tflops of the profile"
+            )
+        return found
 
     def _measured_step(
         self, recipe: Recipe, index: int, layout: StageLayout, padded_vocab_size: int, entry: MeasuredStage

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from retrieva_pretrain.errors import RecipeError
-from retrieva_pretrain.planning.activations import AttentionBackend
 from retrieva_pretrain.planning.hardware import GIB, H100, Hardware
 from retrieva_pretrain.planning.measured import Measured, refuse_other_model
 from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
@@ -65,7 +64,6 @@ def suggest(
     gpus: int,
     hardware: Hardware,
     padded_vocab_size: int,
-    backend: AttentionBackend,
     measured: Measured | None = None,
 ) -> Suggestion:
     """Return the fastest of all layouts that fits so many GPUs.
@@ -77,7 +75,7 @@ def suggest(
         raise RecipeError(
             f"--suggest: the memory of {hardware.name}'s GPUs is not known; give the profile gpu_memory"
         )
-    recipe = planned_recipe(recipe, backend)
+    recipe = planned_recipe(recipe)
     if measured is not None:
         refuse_other_model(measured, recipe, padded_vocab_size)
     # An order needs no true peak: that of an H100 will do where none is known.
@@ -91,7 +89,7 @@ def suggest(
         layouts += 1
         choices = []
         for index in range(len(recipe.curriculum)):
-            options = list(_options(changed, index, gpus, padded_vocab_size, backend))
+            options = list(_options(changed, index, gpus, padded_vocab_size))
             least = min((memory for *_, memory in options), key=lambda memory: memory.total)
             if smallest is None or least.total < smallest.total:
                 smallest = least
@@ -150,7 +148,7 @@ def _layouts(recipe: Recipe, gpus: int, hardware: Hardware, padded_vocab_size: i
 
 
 def _options(
-    recipe: Recipe, index: int, gpus: int, padded_vocab_size: int, backend: AttentionBackend
+    recipe: Recipe, index: int, gpus: int, padded_vocab_size: int
 ) -> Iterator[tuple[Recipe, StageLayout, MemoryPlan]]:
     """Yield every micro-batch and recomputation of a stage, and what each takes of a GPU's memory."""
     sizes = recipe.parallelism
@@ -160,7 +158,7 @@ def _options(
         changed = with_stage(recipe, index, recompute_granularity=granularity, recompute_num_layers=None)
         for micro in divisors(share):
             layout = StageLayout(copies, micro, share // micro)
-            yield changed, layout, stage_memory(changed, index, layout, padded_vocab_size, backend)
+            yield changed, layout, stage_memory(changed, index, layout, padded_vocab_size)
 
 
 def granularities(recipe: Recipe) -> tuple[str | None, ...]:

@@ -102,7 +102,9 @@ def _sample(plan: Plan) -> str:
 
 def _vocabulary(plan: Plan) -> str:
     if plan.vocab_size is None:
-        return f"{plan.tokenizer} is not here"
+        padded = plan.padded_vocab_size
+        known = "" if padded is None else f"; {padded:,} padded, by the measurement"
+        return f"{plan.tokenizer} is not here{known}"
     return f"{plan.vocab_size:,} pieces, padded to {plan.padded_vocab_size:,}"
 
 
@@ -180,10 +182,10 @@ def _memory(plan: Plan) -> list[RenderableType]:
             _gib(memory.total),
             style="bold red" if usable is not None and memory.total > usable else None,
         )
-    backend = {"local": "local (holds s x s scores)", "flash": "without scores"}[plan.attention_backend]
+    scores = "keeps" if plan.kernels.keeps_scores else "keeps no"
     notes = [
         _note(
-            f"attention {backend}; kept: activations for backward; layer: what one layer's backward pass computes again"
+            f"{plan.kernels.attention} attention {scores} scores; kept: activations for backward; layer: what one layer's backward pass computes again"
             " and adds, unless the logits are more; modelled, --trace traces it"
         )
     ]
@@ -196,7 +198,7 @@ def _memory(plan: Plan) -> list[RenderableType]:
 def render_what_if(rows: Sequence[Row]) -> RenderableType:
     """Return the table of several numbers of nodes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("nodes", "GPUs", "batch/GPU by stage", "GiB/GPU", "time", "range", "node-hours", "price"):
+    for heading in ("nodes", "GPUs", "batch/GPU", "GiB/GPU", "time", "range", "node-hours", "price"):
         table.add_column(heading, justify="right")
     notes: list[RenderableType] = []
     for row in rows:
@@ -207,7 +209,7 @@ def render_what_if(rows: Sequence[Row]) -> RenderableType:
             table.add_row(str(row.nodes), str(row.gpus), "cannot run" if row.refusal else "", *[""] * 5)
             continue
         memory = max(stage.cost.memory.total for stage in plan.stages if stage.cost is not None)
-        batches = ", ".join(f"{stage.micro_batch_size} x {stage.num_microbatches}" for stage in plan.stages)
+        batches = "/".join(str(stage.micro_batch_size) for stage in plan.stages)
         price = "" if plan.run.price is None else f"{plan.run.price:,.0f} {plan.hardware.price_unit or ''}"
         hours = "" if plan.run.node_hours is None else f"{plan.run.node_hours:,.0f}"
         table.add_row(
@@ -223,7 +225,11 @@ def render_what_if(rows: Sequence[Row]) -> RenderableType:
     if all(row.plan is None or row.plan.run is None or row.plan.run.price is None for row in rows):
         table.columns.pop()
     origins = sorted({speed.source for row in rows if row.plan for speed in row.plan.speeds})
-    source = [_note(f"times: {' and '.join(origins)}")] if origins else []
+    source = (
+        [_note(f"batch/GPU: samples of a forward pass, by stage; times: {' and '.join(origins)}")]
+        if origins
+        else []
+    )
     return Group(table, *source, *notes)
 
 

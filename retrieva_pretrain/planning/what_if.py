@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from retrieva_pretrain.errors import RecipeError
-from retrieva_pretrain.planning.activations import AttentionBackend
 from retrieva_pretrain.planning.corpora import DataPlan, plan_data
 from retrieva_pretrain.planning.hardware import Hardware
 from retrieva_pretrain.planning.limits import refuse_impossible
@@ -37,7 +36,6 @@ def what_if(
     *,
     mfu: float | None = None,
     measured: Measured | None = None,
-    backend: AttentionBackend | None = None,
     data: DataPlan | None = None,
 ) -> list[Row]:
     """Plan a recipe on each of these numbers of nodes; the options are those of `make_plan`.
@@ -50,11 +48,11 @@ def what_if(
         raise RecipeError(f"--what-if: {hardware.name} has no gpus_per_node; name a cluster that has")
     rows, data = [], data or plan_data(recipe)
     if measured is not None:  # refused once, not for every number of nodes
-        refuse_other_model(measured, planned_recipe(recipe, backend), data.padded_vocab_size)
+        refuse_other_model(measured, planned_recipe(recipe), data.padded_vocab_size)
     for count in nodes:
         gpus, plan, refusal = count * hardware.gpus_per_node, None, None
         try:
-            plan = make_plan(recipe, gpus, hardware, mfu=mfu, measured=measured, backend=backend, data=data)
+            plan = make_plan(recipe, gpus, hardware, mfu=mfu, measured=measured, data=data)
             refuse_impossible(recipe, plan)
         except RecipeError as error:
             refusal = str(error)

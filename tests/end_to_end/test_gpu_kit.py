@@ -95,6 +95,45 @@ def h100_page(folder: Path | None) -> str:
     return done.stdout
 
 
+def predictions(page: str) -> list[list[str]]:
+    """Return the cells of a page's tables that are no measurement, row by row."""
+    kept, rows = [], []
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            kept = []
+        elif not kept:  # a table's head
+            kept = [number for number, cell in enumerate(cells) if not cell.endswith("measured")]
+        else:
+            rows.append([cells[number] for number in kept])
+    return rows
+
+
+def test_the_predictions_of_the_h100s_page_are_those_of_the_plan() -> None:
+    page = (REPOSITORY / "docs" / "benchmarks" / "h100.md").read_text(encoding="utf-8")
+    now = predictions(h100_page(None))
+    assert len(now) > 20
+    assert predictions(page) == now, "python benchmarks/gpu/report.py --predictions, or with the results"
+
+
+def test_the_page_is_not_written_without_results(tmp_path: Path) -> None:
+    for words, code, said in (
+        ([], 2, "give a folder of results, or --predictions"),
+        ([tmp_path], 1, "no results of the kit"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "benchmarks/gpu/report.py", "--page", tmp_path / "page.md", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+        assert done.returncode == code
+        assert said in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "page.md").exists()
+
+
 def test_the_page_of_the_h100_says_not_yet_for_what_no_gpu_has_measured(tmp_path: Path) -> None:
     empty = h100_page(None)
     rows = [line.split(" | ") for line in empty.splitlines() if line.startswith("| 128 x 64 |")]

@@ -119,9 +119,7 @@ def test_more_nodes_than_a_job_may_have_are_refused(tokenizer: str) -> None:
 def test_a_suggestion_fits_and_grows_with_the_memory(tokenizer: str) -> None:
     unfused = "kernels.attention_backend=unfused"
     recipe = reference(tokenizer, unfused)
-    found = {
-        size: suggest(recipe, 8, replace(H100, gpu_memory=size * GIB), 99_584, "local") for size in (24, 80)
-    }
+    found = {size: suggest(recipe, 8, replace(H100, gpu_memory=size * GIB), 99_584) for size in (24, 80)}
     for size, suggestion in found.items():
         changed = reference(tokenizer, unfused, *suggestion.overrides(recipe))
         refuse_impossible(changed, make_plan(changed, 8, replace(H100, gpu_memory=size * GIB)))
@@ -131,15 +129,14 @@ def test_a_suggestion_fits_and_grows_with_the_memory(tokenizer: str) -> None:
 
 
 def test_a_model_too_large_for_one_gpu_is_divided(tokenizer: str) -> None:
-    large = reference(tokenizer, "model.hidden_size=6144", "model.ffn_hidden_size=16384")
-    found = suggest(large, 32, H100, 99_584, "local")
+    sizes = ["model.hidden_size=6144", "model.ffn_hidden_size=16384", "kernels.attention_backend=unfused"]
+    large = reference(tokenizer, *sizes)
+    found = suggest(large, 32, H100, 99_584)
     assert found.tensor_model_parallel_size * found.pipeline_model_parallel_size > 1
-    changed = reference(
-        tokenizer, "model.hidden_size=6144", "model.ffn_hidden_size=16384", *found.overrides(large)
-    )
+    changed = reference(tokenizer, *sizes, *found.overrides(large))
     refuse_impossible(changed, make_plan(changed, 32))
     with pytest.raises(RecipeError, match="nothing fits 1 GPUs"):
-        suggest(large, 1, H100, 99_584, "local")
+        suggest(large, 1, H100, 99_584)
 
 
 def test_the_command_line_shows_all_of_it(tokenizer: str, tmp_path: Path) -> None:
@@ -149,7 +146,9 @@ def test_the_command_line_shows_all_of_it(tokenizer: str, tmp_path: Path) -> Non
     words = " ".join(shown.stdout.split())
     for text in ("1,301,388,032", "187.3 B", "GiB/GPU", "jobs", "node-hours", "not measured", "fits: "):
         assert text in words, text
-    assert "without scores" in retrieva_plan(str(REFERENCE), "--attention", "flash", tokenizer).stdout
+    assert "sdpa attention keeps no scores" in words
+    unfused = retrieva_plan(str(REFERENCE), "kernels.attention_backend=unfused", tokenizer)
+    assert "unfused attention keeps scores" in " ".join(unfused.stdout.split())
     refused = retrieva_plan(str(REFERENCE), tokenizer, "curriculum.3.max_micro_batch_size=32", "--gpus", "8")
     assert refused.returncode == 1 and "What fits" in refused.stderr and "GiB/GPU" in refused.stdout
     plan = json.loads(retrieva_plan(str(REFERENCE), tokenizer, "--gpus", "8", "--json").stdout)
@@ -176,7 +175,7 @@ def test_a_plan_opens_with_its_answer(tokenizer: str, tmp_path: Path) -> None:
 
 def test_a_plan_without_the_tokenizer_takes_the_size_that_it_is_given(tokenizer: str) -> None:
     gone = "tokenizer.model=gone.model"
-    assert "not known without the vocabulary" in retrieva_plan(str(REFERENCE), gone).stdout
+    assert "not known without the size of the vocabulary" in retrieva_plan(str(REFERENCE), gone).stdout
     given = retrieva_plan(str(REFERENCE), gone, "--vocab-size", "99574", "--json").stdout
     with_file = json.loads(retrieva_plan(str(REFERENCE), tokenizer, "--json").stdout)
     assert json.loads(given)["stages"] == with_file["stages"]
@@ -189,7 +188,38 @@ def test_several_numbers_of_nodes_stand_side_by_side(tokenizer: str) -> None:
     assert "3 nodes: retrievabert-1.3b cannot run on 12 GPUs" in " ".join(shown.stdout.split())
     rows = json.loads(retrieva_plan(*arguments, "--json").stdout)
     assert [row["gpus"] for row in rows] == [4, 8, 12] and rows[2]["plan"] is None
+    table = retrieva_plan(*arguments, columns=80).stdout
+    assert "128/64/32/8" in table and max(map(len, table.splitlines())) <= 80
+    none = retrieva_plan(str(REFERENCE), tokenizer, "--what-if", "nodes=3,1000")
+    assert none.returncode == 1 and "cannot run on any of these numbers of nodes" in none.stderr
     assert "write nodes=1,2,4,8" in retrieva_plan(str(REFERENCE), "--what-if", "1,2").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (["--what-if", "nodes=1"], "--what-if: needs the size of the vocabulary"),
+        (["--suggest", "--gpus", "8"], "--suggest: needs the size of the vocabulary"),
+        (["--trace"], "--trace: needs the size of the vocabulary"),
+        (["--one-job", "--cluster", "tsubame4"], "--one-job: the time is not known without the size of"),
+        (["--one-job", "--vocab-size", "99574"], "--one-job: H100 SXM has no walltime"),
+        (["--what-if", "nodes=1", "--gpus", "8"], "--what-if and --gpus: give one of them"),
+        (["--what-if", "nodes=1", "--suggest"], "--what-if and --suggest: give one of them"),
+        (["--attention", "fast"], "--attention: fast is neither unfused nor sdpa"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused(words: list[str], refusal: str) -> None:
+    refused = retrieva_plan(str(REFERENCE), "tokenizer.model=not-here.model", *words)
+    assert refused.returncode == 1
+    assert refusal in " ".join(refused.stderr.split())
+    if "needs the size" in refusal:
+        assert "tokenizer.model not-here.model is not here; give --vocab-size" in refused.stderr
+
+
+def test_a_vocabulary_of_another_size_than_the_tokenizers_is_not_taken(tokenizer: str) -> None:
+    shown = retrieva_plan(str(REFERENCE), tokenizer, "--vocab-size", "5")
+    assert "99,574 pieces" in shown.stdout
+    assert "--vocab-size is ignored: the recipe's tokenizer has 99,574 pieces" in shown.stderr
 
 
 def test_the_curriculum_is_drawn(tmp_path: Path) -> None:
@@ -205,5 +235,5 @@ def test_what_is_suggested_is_a_recipe_that_loads(tokenizer: str) -> None:
     """Attention inside documents through Transformer Engine does not go with sequence parallelism."""
     choices = ["data.reset_attention_mask=true", "kernels.transformer_impl=transformer_engine"]
     small = replace(H100, gpu_memory=24 * GIB)
-    found = suggest(reference(*choices), 8, small, 100_096, "flash").overrides(reference(*choices))
+    found = suggest(reference(*choices), 8, small, 100_096).overrides(reference(*choices))
     assert reference(*choices, *found).parallelism.sequence_parallel is False

@@ -15,6 +15,7 @@ from retrieva_pretrain.planning.measured import (
     MeasuredStage,
     model_of,
     read_measured,
+    refuse_other_device,
     refuse_other_model,
     write_measured,
 )
@@ -68,7 +69,7 @@ def without(content: dict[str, Any], *path: str | int) -> None:
         (("device",), "device: is missing"),
         (("model", "hidden_size"), r"model\.hidden_size: is missing"),
         (("entries", 0, "tokens_per_second"), r"entries\.0\.tokens_per_second: is missing"),
-        (("entries", 0), r"entries: tuple should have at least 1 item"),
+        (("entries", 0), r"entries: no stage was measured"),
     ],
 )
 def test_a_field_that_is_missing_is_named_with_its_file(
@@ -91,6 +92,14 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> No
         read_measured(file)
     with pytest.raises(RecipeError, match=r"gone\.json: cannot be read: No such file"):
         read_measured(tmp_path / "gone.json")
+
+
+def test_a_speed_that_contradicts_its_time_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "measured.json"
+    write_measured(file, measured())
+    file.write_text(file.read_text().replace('"tokens_per_second": 55000.0', '"tokens_per_second": 5500.0'))
+    with pytest.raises(RecipeError, match=r"entries\.0: 64 samples of 128 tokens in .* are 55,000 tokens/s"):
+        read_measured(file)
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "Infinity", '"fast"'])
@@ -116,6 +125,19 @@ def test_a_measurement_of_another_model_names_what_differs() -> None:
     ):
         assert words in message
     assert "hidden_size" not in message
+    with pytest.raises(RecipeError, match=r"fp8: null was measured, the recipe has hybrid"):
+        refuse_other_model(
+            measured(), reference("kernels.transformer_impl=transformer_engine", "kernels.fp8=hybrid")
+        )
+
+
+def test_a_measurement_of_another_gpu_is_refused() -> None:
+    a100 = replace(measured(), device="NVIDIA A100-SXM4-80GB")
+    refuse_other_device(a100, "a100s", 312.0)
+    refuse_other_device(a100, "unknown", None)
+    refuse_other_device(measured(), "H100 SXM", 989.0)  # nobody knows its peak
+    with pytest.raises(RecipeError, match=r"of NVIDIA A100-SXM4-80GB .* 312 TFLOP/s, and H100 SXM has 989"):
+        refuse_other_device(a100, "H100 SXM", 989.0)
 
 
 def test_a_measurement_on_a_cpu_is_of_other_kernels() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from retrieva_pretrain.planning.activations import AttentionBackend
 from retrieva_pretrain.planning.memory import MemoryPlan, stage_memory
 from retrieva_pretrain.planning.parameters import count_parameters, rank_parameters
 from retrieva_pretrain.planning.saving import gather_bytes
@@ -58,7 +57,7 @@ for settings in SETTINGS:
     ids = torch.randint(8, 500, (SAMPLES, length))
     positions = torch.arange(slots).expand(SAMPLES, slots)
     arguments = dict(input_ids=ids, scored_positions=positions, labels=ids[:, :slots].contiguous())
-    one = count_activations(recipe, 0, VOCABULARY, "local")
+    one = count_activations(recipe, 0, VOCABULARY)
     for kind, layers in ((None, None), ("selective", None), ("full", None), ("full", 1)):
         stage = recipe.curriculum[0].model_copy(
             update={"recompute_granularity": kind, "recompute_num_layers": layers})
@@ -108,11 +107,9 @@ def test_so_they_are_where_two_processes_share_the_layers(
     run_python(measure(TWO_PROCESSES, layout), processes=2)
 
 
-def planned(
-    *overrides: str, gpus: int = 8, stage: int = 3, backend: AttentionBackend = "local"
-) -> MemoryPlan:
-    recipe = load_yaml(Recipe, REFERENCE, list(overrides))
-    return stage_memory(recipe, stage, stage_layouts(recipe, gpus)[stage], VOCABULARY, backend)
+def planned(*overrides: str, gpus: int = 8, stage: int = 3, attention: str = "unfused") -> MemoryPlan:
+    recipe = load_yaml(Recipe, REFERENCE, [f"kernels.attention_backend={attention}", *overrides])
+    return stage_memory(recipe, stage, stage_layouts(recipe, gpus)[stage], VOCABULARY)
 
 
 def test_the_optimizer_is_shared_out_and_the_rest_is_not() -> None:
@@ -135,25 +132,25 @@ def test_recomputation_keeps_less_where_scores_are_kept() -> None:
 
 
 def test_attention_without_scores_ignores_selective_recomputation() -> None:
-    ignored = planned("curriculum.3.recompute_granularity=selective", backend="flash")
-    assert ignored == planned("curriculum.3.recompute_granularity=null", backend="flash")
+    ignored = planned("curriculum.3.recompute_granularity=selective", attention="sdpa")
+    assert ignored == planned("curriculum.3.recompute_granularity=null", attention="sdpa")
     assert ignored.recomputation == 0
 
 
 def test_scores_take_nearly_all_of_a_long_samples_memory() -> None:
-    assert planned(backend="local").activations > 5 * planned(backend="flash").activations
+    assert planned(attention="unfused").activations > 5 * planned(attention="sdpa").activations
 
 
 def test_fusions_keep_two_fifths_less_of_swiglu() -> None:
     fused, unfused = (
-        planned(f"kernels.bias_activation_fusion={on}", backend="flash") for on in ("true", "false")
+        planned(f"kernels.bias_activation_fusion={on}", attention="sdpa") for on in ("true", "false")
     )
     # Per position and layer: 3 f or 5 f elements of two bytes.
     assert unfused.activations - fused.activations == 2 * 2 * 4096 * 2048 * 8 * 48
 
 
 def test_a_step_holds_the_most_in_the_head_or_in_a_layer_but_never_in_both() -> None:
-    head, layer = planned(backend="flash"), planned("curriculum.3.recompute_granularity=full")
+    head, layer = planned(attention="sdpa"), planned("curriculum.3.recompute_granularity=full")
     assert head.logits > 0 and head.recomputation == head.backward == 0
     assert layer.logits == 0 and layer.recomputation > 0 and layer.backward > 0
     for memory in (head, layer):
@@ -164,7 +161,7 @@ def test_a_step_holds_the_most_in_the_head_or_in_a_layer_but_never_in_both() -> 
 
 def test_a_save_counts_where_it_needs_more_than_a_step() -> None:
     parameters = count_parameters(load_yaml(Recipe, REFERENCE).model, VOCABULARY).total
-    small = planned("curriculum.0.max_micro_batch_size=1", stage=0, backend="flash")
+    small = planned("curriculum.0.max_micro_batch_size=1", stage=0, attention="sdpa")
     embedding = VOCABULARY * 1536
     assert (
         small.gather
@@ -172,7 +169,7 @@ def test_a_save_counts_where_it_needs_more_than_a_step() -> None:
         == 12 * (-(-parameters // 8) + 2 * embedding)
     )
     assert small.total == small.static + small.gather > small.step
-    large = planned(stage=0, backend="flash")
+    large = planned(stage=0, attention="sdpa")
     assert large.total == large.step
     assert planned("parallelism.use_distributed_optimizer=false", *NO_OVERLAP).gather == 0
 

@@ -110,6 +110,21 @@ def test_a_measurement_of_another_layout_is_not_taken(other: dict[str, object]) 
     assert {speed.source for speed in plan.speeds} == {"modelled"}
 
 
+def test_a_measurement_that_nothing_could_reach_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"32 samples of 512 tokens in 0\.001 s would be \d+% of the peak"):
+        planned(reference(), 8, measured(entry(512, 32, 0.001)))
+
+
+def test_more_memory_than_planned_is_told() -> None:
+    speed, planned_peak = entry(512, 32, 0.3), planned(reference(), 1, None).memory
+    assert planned_peak is not None
+    assert (
+        planned(reference(), 8, measured(replace(speed, peak_memory=planned_peak.step))).measured_memory == ()
+    )
+    (line,) = planned(reference(), 8, measured(replace(speed, peak_memory=90 * 2**30))).measured_memory
+    assert "took 90.0 GiB per GPU at length 512 with 32 samples, measured" in line
+
+
 def test_a_measurement_of_another_model_is_refused() -> None:
     with pytest.raises(RecipeError, match="num_layers: 48 was measured, the recipe has 24"):
         planned(reference("model.num_layers=24"), 8, measured(entry(512, 32, 0.3)))
@@ -117,21 +132,21 @@ def test_a_measurement_of_another_model_is_refused() -> None:
 
 def test_a_suggestion_follows_what_was_measured() -> None:
     """By the model large micro-batches win; where a small one was measured to be twice as fast, it does."""
-    by_model = suggest(reference(), 8, H100, 99_584, "flash")
+    by_model = suggest(reference(), 8, H100, 99_584)
     assert by_model.stages[2].micro_batch_size >= 16
     found = measured(
         *(entry(512, n, 0.3 * n / 32 / (2 if n == 4 else 1)) for n in (1, 2, 4, 8, 16, 32, 64, 128))
     )
-    by_measurement = suggest(reference(), 8, H100, 99_584, "flash", found)
+    by_measurement = suggest(reference(), 8, H100, 99_584, found)
     assert by_measurement.stages[2].micro_batch_size == 4
     assert by_measurement.stages[0] == by_model.stages[0]
 
 
 def test_a_slow_measurement_does_not_lose_to_an_optimistic_model() -> None:
     """Everything of the length is scaled alike, so the order stays that of the model."""
-    by_model = suggest(reference(), 8, H100, 99_584, "flash")
+    by_model = suggest(reference(), 8, H100, 99_584)
     slow = measured(entry(512, by_model.stages[2].micro_batch_size, 9.9))
-    found = suggest(reference(), 8, H100, 99_584, "flash", slow)
+    found = suggest(reference(), 8, H100, 99_584, slow)
     assert found.stages[2].micro_batch_size == by_model.stages[2].micro_batch_size
     assert found.stages[2].recompute_granularity == by_model.stages[2].recompute_granularity
     assert found.tensor_model_parallel_size == by_model.tensor_model_parallel_size
@@ -160,6 +175,14 @@ def test_the_command_line_says_what_was_measured(tmp_path: Path) -> None:
     assert "num_layers: 48 was measured, the recipe has 24" in other.stderr
     found = retrieva_plan(*arguments, "--measured", str(file), "--suggest")
     assert found.returncode == 0 and max(map(len, found.stdout.splitlines())) <= 80
+    divided = ["parallelism.tensor_model_parallel_size=2", "parallelism.sequence_parallel=true"]
+    unused = retrieva_plan(*arguments, *divided, "--measured", str(file))
+    assert f"the measurement of 2026-12-01, {DEVICE} holds no stage of this plan" in " ".join(
+        unused.stdout.split()
+    )
+    # The measurement knows the vocabulary, where nothing else does.
+    without = [word for word in arguments if word not in ("--vocab-size", "99574")]
+    assert "stage 1: measured on" in " ".join(retrieva_plan(*without, "--measured", str(file)).stdout.split())
     gone = retrieva_plan(*arguments, "--measured", "gone.json")
     assert gone.returncode == 1 and "gone.json: cannot be read" in gone.stderr
     compared = retrieva_plan(

@@ -37,7 +37,7 @@ SELECTIVE = [f"curriculum.{i}.recompute_granularity=selective" for i in (1, 2, 3
 
 @cache
 def reference(*overrides: str) -> Recipe:
-    return planned_recipe(load_yaml(Recipe, REFERENCE, list(overrides)), None)
+    return planned_recipe(load_yaml(Recipe, REFERENCE, list(overrides)))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_recomputation_costs_time(index: int, granularity: str, backend: bool) -
         ("kernels.bias_dropout_fusion=true", "kernels.bias_dropout_fusion=false"),
         ("kernels.bias_activation_fusion=true", "kernels.bias_activation_fusion=false"),
         ("kernels.gradient_accumulation_fusion=true", SUMS_APART),
-        ("kernels.compile_layers=true", "kernels.compile_layers=false"),
+        ("kernels.compile_layers=true", SUMS_APART),  # compiled, sums are apart
     ],
 )
 def test_every_choice_for_speed_saves_time(better: str, worse: str) -> None:

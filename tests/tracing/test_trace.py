@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from retrieva_pretrain.errors import RecipeError, RetrievaError
-from retrieva_pretrain.planning.activations import attention_backend
 from retrieva_pretrain.planning.memory import stage_memory
 from retrieva_pretrain.recipe.layout import stage_layouts
 from retrieva_pretrain.recipe.loading import load_yaml
@@ -51,7 +50,7 @@ def hold_against_plan(recipe: Recipe, gpus: int, stages: list[int] | None = None
     wrong = []
     for row in traced:
         layout = stage_layouts(recipe, gpus)[row.stage]
-        plan = stage_memory(recipe, row.stage, layout, VOCABULARY, attention_backend(recipe))
+        plan = stage_memory(recipe, row.stage, layout, VOCABULARY)
         kind = recipe.curriculum[row.stage].recompute_granularity
         line = f"{row.seq_length} {kind}: plan {plan.step / GIB:.2f}, traced {row.peak / GIB:.2f} GiB"
         print(line, f"{plan.step / row.peak - 1:+.1%}", row.peak_phase, row.peak_operator)

@@ -14,7 +14,7 @@ from part import SIZES, Part
 
 from retrieva_pretrain import platform
 from retrieva_pretrain.model.kernels import kernel_notes
-from retrieva_pretrain.platform.peaks import dense_bf16_tflops
+from retrieva_pretrain.planning.peaks import dense_bf16_tflops
 from retrieva_pretrain.preflight.stage_speed import is_out_of_memory
 from retrieva_pretrain.preflight.stages import planned_memory
 
