@@ -20,7 +20,8 @@ def compile_layers(model: MaskedLanguageModel) -> None:
     """Let torch.compile compile the forward pass of every layer of a model, in place; names of parameters stay."""
     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = _MOST_GRAPHS * len(model.encoder.layers)
-    layers.get_tensor_model_parallel_group_if_none = _tensor_parallel_group
+    if parallel_state.get_tensor_model_parallel_world_size() == 1:
+        layers.get_tensor_model_parallel_group_if_none = _tensor_parallel_group
     for layer in model.encoder.layers:
         # Not layer.compile(): hooks of the layer stay outside.
         layer.forward = torch.compile(layer.forward, dynamic=False)
@@ -31,7 +32,8 @@ def _tensor_parallel_group(
 ) -> torch.distributed.ProcessGroup | None:
     """Stand for megatron-core's own, which warns of a missing group at each call, on rank 0 only.
 
-    Row-parallel products always miss it (0.16.1): the warning would cut their layers' graphs, on that rank.
+    Row-parallel products always miss it (0.16.1): the warning would cut their layers' graphs, on that rank. Not so under
+    tensor parallelism: its collectives cut the graph anyway, and torch 2.13 cannot hand a group over such a cut.
     """
     if tp_group is None and not is_expert and parallel_state.is_initialized():
         tp_group = parallel_state.get_tensor_model_parallel_group(check_initialized)

@@ -18,7 +18,7 @@ def plot_curriculum(path: Path, recipe: Recipe) -> None:
     """Draw the curriculum and write the picture; .png and .svg by the file's name.
 
     Raises:
-        RetrievaError: matplotlib is not installed, or the file's name ends otherwise.
+        RetrievaError: matplotlib is not installed, the file's name ends otherwise, or it cannot be written.
     """
     if path.suffix not in (".png", ".svg"):
         raise RetrievaError(f"--plot {path}: name a file that ends in .png or .svg")
@@ -58,5 +58,9 @@ def plot_curriculum(path: Path, recipe: Recipe) -> None:
         axes.grid(alpha=0.3)
         axes.margins(x=0.01)
     figure.suptitle(f"{recipe.name}: {total:,} steps, {curriculum.total_tokens / scale:,.1f} {unit} tokens")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise RetrievaError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        plt.close(figure)

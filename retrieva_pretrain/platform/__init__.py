@@ -79,6 +79,9 @@ class Platform(Protocol):
         Any thread may call it. Torch gives pinned memory to nobody else before the copies that read it are done.
         """
 
+    def host_copy_bytes(self, size: int) -> int:
+        """Bytes of host memory that a copy of a tensor of `size` bytes of the device takes there, unless it is waited for."""
+
     def send(self, values: Sequence[float]) -> torch.Tensor:
         """Return numbers as a float64 tensor [n] on the device, without waiting for it."""
 

@@ -103,7 +103,8 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
 def _processes(ranks: Sequence[dict[str, Any]], promised: Promised) -> Finding:
     hosts = list(dict.fromkeys(rank["host"] for rank in ranks))
     nodes = len({rank["node"] for rank in ranks})
-    said = f"{len(ranks)} processes on {nodes} node{'s' if nodes > 1 else ''}: {' '.join(hosts)}"
+    processes = "1 process" if len(ranks) == 1 else f"{len(ranks)} processes"
+    said = f"{processes} on {nodes} node{'s' if nodes > 1 else ''}: {' '.join(hosts)}"
     if promised.gpus_per_node and not any(rank["platform"] == "cuda" for rank in ranks):
         return Finding("processes", "red", f"{said}; the profile promises GPUs and torch sees none")
     return Finding("processes", "green", said)

@@ -77,6 +77,11 @@ class KernelsConfig(Section):
             problems.append(
                 "compile_layers: compiles local layers; set kernels.transformer_impl to local, or leave compile_layers out"
             )
+        if self.compile_layers and self.gradient_accumulation_fusion:
+            problems.append(
+                "gradient_accumulation_fusion: torch.compile cannot compile layers around it; leave it out, or set"
+                " kernels.compile_layers to false"
+            )
         return refuse(self, problems)
 
 

@@ -48,9 +48,9 @@ def resolve_kernels(recipe: Recipe, device_type: DeviceType) -> ResolvedKernels:
         or (attention == "transformer_engine" and kernels.attention_backend == "unfused"),
         bias_activation_fusion=choice(kernels.bias_activation_fusion),
         bias_dropout_fusion=choice(kernels.bias_dropout_fusion),
-        # Inside of a compiled layer it would cut the graph at every linear layer.
+        # The fused product marks the parameter whose gradient it adds, which no graph can hold.
         gradient_accumulation_fusion=choice(kernels.gradient_accumulation_fusion)
-        and not (kernels.compile_layers and kernels.gradient_accumulation_fusion is None),
+        and not kernels.compile_layers,
         compile_layers=kernels.compile_layers,
         fp8=kernels.fp8,
     )

@@ -40,6 +40,7 @@ from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.whole_files import sync_file
+from retrieva_pretrain import platform
 from retrieva_pretrain.errors import CheckpointError
 from retrieva_pretrain.training.checkpoint_files import file_sum
 from retrieva_pretrain.training.optimizer_shares import begin_state, own_shares
@@ -291,7 +292,11 @@ def plan_state(state: dict[str, Any], folder: Path, assembled: Sequence[torch.Te
         buckets,
         plan.metadata,
         common(),
-        host_bytes=sum(tensor.nbytes for _, _, (_, tensors) in buckets for _, tensor in tensors),
+        host_bytes=sum(
+            platform.current().host_copy_bytes(tensor.nbytes)
+            for _, _, (_, tensors) in buckets
+            for _, tensor in tensors
+        ),
         assembled_bytes=sum(tensor.nbytes for tensor in assembled),
     )
 

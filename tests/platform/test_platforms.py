@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retrieva_pretrain import platform
-from retrieva_pretrain.platform.cuda import use_expandable_segments
+from retrieva_pretrain.platform.cuda import CudaPlatform, use_expandable_segments
 
 pytestmark = pytest.mark.engine
 NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -42,6 +42,11 @@ def test_numbers_go_to_the_device_and_come_back_counted() -> None:
     assert machine.read(sent * 2) == [2.0, 5.0, -6.0]
     assert machine.send([]).shape == (0,)
     assert machine.reads == before + 1
+
+
+@pytest.mark.parametrize(("size", "taken"), [(0, 0), (1, 1), (3, 4), (2**20, 2**20), (612 * 2**20, 2**30)])
+def test_pinned_memory_comes_in_powers_of_two(size: int, taken: int) -> None:
+    assert object.__new__(CudaPlatform).host_copy_bytes(size) == taken
 
 
 def test_determinism_costs_no_filling_of_empty_tensors() -> None:
