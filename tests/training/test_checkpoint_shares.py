@@ -132,6 +132,7 @@ def check_shares(world: World, processes: int, host_within: float) -> None:
     assert max(f["device_bytes"] for f in divided) <= planned
 
 
+@pytest.mark.slow
 def test_two_ranks_write_half_each(world: World) -> None:
     # Equal to three digits; were the weights the first rank's alone, it would have 1.14 halves.
     check_shares(world, 2, host_within=0.05)

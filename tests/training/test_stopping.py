@@ -43,7 +43,7 @@ def outcome(world: World, name: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "whom"),
-    [(signal.SIGTERM, "torchrun"), (signal.SIGUSR1, "one worker"), (signal.SIGTERM, "one worker")],
+    [(signal.SIGTERM, "torchrun"), (signal.SIGUSR1, "one worker")],
 )
 def test_a_signal_to_any_process_stops_all_after_the_same_step_and_nothing_is_lost(
     world: World, number: signal.Signals, whom: str
@@ -277,6 +277,7 @@ print("code", train(prepare(load_yaml(Recipe, Path(sys.argv[1]), sys.argv[2:])))
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_a_request_after_a_save_that_failed_saves_what_is_there_and_an_evaluation_is_made_up_for(
     world: World, run_python: Callable[..., str]
 ) -> None:

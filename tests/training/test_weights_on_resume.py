@@ -27,6 +27,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_draws_no_weights(world: World, run_python: Callable[..., str]) -> None:
     short = "curriculum=[{seq_length: 16, train_iters: 2, max_micro_batch_size: 4}]"
     with pytest.raises(AssertionError, match="weights are drawn"):
