@@ -23,7 +23,7 @@ CHOICES = {
 }
 COMPILED_CHOICES = {
     "sdpa and compiled layers": (*SDPA, COMPILED),
-    # Gradient sums inside of products would cut the graph at each of them.
+    # Gradient sums inside of products do not go with compiled layers.
     "bias fusions and compiled layers": (*DROPOUT, COMPILED),
 }
 

@@ -137,7 +137,7 @@ class Checkpointer:
             whether a save that failed should be tried again now.
         """
         self._again = None  # what that save would have held is gone
-        if writing is None or not writing:
+        if not writing:
             self._advance(wait=False, is_known_to_be_written=writing == 0)
         if self._failure is None:
             return False

@@ -67,7 +67,7 @@ class Loop:
             if self.metrics is not None:
                 skipped = self.stepper.skips.skipped
                 data_wait = self.stepper.prefetch.waited - waited
-                self.metrics.train_step(step, result, seconds, data_wait, skipped)
+                self.metrics.train_step(step, result, seconds, data_wait, skipped, is_first=is_first)
             if self.profiler is not None:
                 self.watchdog.enter("checkpoint", step)
                 self.profiler.after_step(step)

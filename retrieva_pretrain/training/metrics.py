@@ -45,7 +45,6 @@ class MetricsLog:
         self.tensorboard = _tensorboard(folder / "tensorboard", step) if tensorboard else None
         self.wandb = wandb
         self._is_failing = False
-        self._goes_on_after = step
         self.left = TimeLeft(work)
         self.interval = Interval()
 
@@ -73,18 +72,24 @@ class MetricsLog:
             )
 
     def train_step(
-        self, done: int, result: StepResult, seconds: float, data_wait: float, skipped: int
+        self,
+        done: int,
+        result: StepResult,
+        seconds: float,
+        data_wait: float,
+        skipped: int,
+        *,
+        is_first: bool = False,
     ) -> None:
         """Record the step that brought the run to `done` finished steps; show a line where it is time.
 
         `seconds` is the whole step, `data_wait` the part of it in which this process waited for samples; `skipped`
-        counts the steps of the run that were skipped.
+        counts the steps of the run that were skipped; `is_first` tells the first step of this process or of a stage.
         """
         position = self.curriculum.at(done - 1)
         tokens = self.curriculum.consumed_tokens(done) - self.curriculum.consumed_tokens(done - 1)
         flops = self.work.of_step[position.index]
         machine = platform.current()
-        is_first = position.step_in_stage == 0 or done == self._goes_on_after + 1
         self.left.note(seconds, flops, is_first=is_first)
         self.interval.add(result, seconds, data_wait, tokens, flops)
         tflops = self.work.tflops_per_gpu(flops, seconds)

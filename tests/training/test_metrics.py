@@ -132,7 +132,7 @@ def test_the_time_left_leaves_out_steps_that_compile(tmp_path: Path) -> None:
     flops = log.work.of_step
     times = [50.0, 1.0, 1.0, 1.0, 80.0, flops[2] / flops[1]]
     for done, seconds in enumerate(times, 5):
-        log.train_step(done, result(), seconds, 0.0, skipped=0)
+        log.train_step(done, result(), seconds, 0.0, skipped=0, is_first=done in (5, 9))
     log.close()
     told = [record["seconds_left"] for record in read_metrics(tmp_path / "metrics.jsonl")]
     # Nothing else is known after the first step of all.

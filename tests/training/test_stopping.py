@@ -184,6 +184,7 @@ import json, sys
 from pathlib import Path
 from retrieva_pretrain.recipe.loading import load_yaml
 from retrieva_pretrain.recipe.schema import Recipe
+from retrieva_pretrain.training.interval import TimeLeft
 from retrieva_pretrain.training.prepare import prepare
 from retrieva_pretrain.training.run import train
 from retrieva_pretrain.training.stopping import StopRequests
@@ -196,7 +197,11 @@ def expected(requests, **what):
 def noted(requests, *seconds, is_first):
     told[-1]["is_first"] = is_first
     note(requests, *seconds, is_first=is_first)
+def in_the_time_left(left, *figures, is_first):
+    told[-1]["is_first_in_time_left"] = is_first
+    take_in(left, *figures, is_first=is_first)
 StopRequests.expect, StopRequests.note = expected, noted
+take_in, TimeLeft.note = TimeLeft.note, in_the_time_left
 train(prepare(load_yaml(Recipe, Path(sys.argv[1]), sys.argv[2:])))
 print("told", json.dumps(told))
 """
@@ -213,6 +218,7 @@ def test_a_run_knows_when_a_step_that_compiles_or_an_evaluation_comes(
     told = json.loads(next(line for line in shown.splitlines() if line.startswith("told"))[5:])
     evaluated = {r["step"] for r in world.metrics() if r["kind"] == "evaluation"}
     assert [said["is_first"] for said in told] == [step in (0, 4, 7, 8) for step in range(10)]
+    assert all(said["is_first_in_time_left"] == said["is_first"] for said in told)
     assert [said["stage_begins"] for said in told] == [step + 1 in (4, 7, 8, 10) for step in range(10)]
     assert [said["evaluation_comes"] for said in told] == [step + 1 in evaluated for step in range(10)]
 

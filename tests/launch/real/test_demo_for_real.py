@@ -103,7 +103,7 @@ class Undisturbed:
 
     losses: list[tuple[int, float]]
     start_seconds: float
-    """All that is not a step: the start of the processes, evaluations, checkpoints; and the first steps."""
+    """All that is not a step: the start of the processes, evaluations, checkpoints; and the first step."""
     step_seconds: float
 
 
