@@ -62,7 +62,7 @@ class StepResult:
     """Why the run is to stop after this step; None where it goes on."""
 
     writing: int = 0
-    """Processes that were still writing a checkpoint at the end of the forward and backward passes."""
+    """Processes that were still writing a checkpoint when the step began."""
 
 
 @dataclass
